@@ -1,0 +1,81 @@
+"""`platform.ingress` -> `events.<topic>`, or `platform.dlq` where a record is not valid."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from typing import Final, cast
+
+import faust
+from faust.types import StreamT
+
+from agents.dead_letter import dead_letter
+from streams.codecs import Format
+from streams.domain.errors import PlatformError, UnknownTopicError
+from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
+from streams.faust_app import Platform, app
+from streams.kafka.consumer import Record
+from streams.kafka.delivery import received
+from streams.kafka.producer import OutgoingRecord
+from streams.retrying import retrying
+from streams.topics import INGRESS
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH: Final = 500
+MAX_WAIT_S: Final = 0.05
+
+_IDS: Final = uuid.UUID("5f0e2a52-6b0c-4d7c-9d4e-0d1a5b1f8c11")
+
+ingress = app.topic(INGRESS, key_serializer="raw", value_serializer="raw")
+
+
+@app.agent(ingress, name="agents.ingest")
+async def ingest(stream: StreamT[bytes]) -> None:
+    """Take records in batches; Faust may commit a batch only after all of it is confirmed by Kafka."""
+    # Faust implements what its abstract stream type does not name.
+    async for events in cast("faust.Stream[bytes]", stream).take_events(MAX_BATCH, within=MAX_WAIT_S):
+        await process(app.platform, [received(event) for event in events])
+
+
+async def process(platform: Platform, records: Sequence[Record]) -> None:
+    """See every record to its end: stored as an event, or as a dead letter. Waits while Kafka is away."""
+    await asyncio.gather(*[_see_to(platform, record) for record in records])
+
+
+async def _see_to(platform: Platform, record: Record) -> None:
+    failures = 0
+
+    def count(error: Exception, so_far: int) -> None:
+        nonlocal failures
+        failures = so_far
+        log.log(logging.WARNING if so_far in (1, 10) else logging.DEBUG, "ingest tries again: %s", error)
+
+    async def store() -> None:
+        await platform.producer.deliver(await route(platform, record))
+
+    try:
+        await retrying(store, platform.settings.retry_policy(), on_retry=count)
+    except Exception as exc:
+        # Whatever it is, a bug of ours too: the record is kept, with the reason, and the agent goes on.
+        if not isinstance(exc, PlatformError):
+            log.exception("a record of %s cannot be processed", INGRESS)
+        await dead_letter(platform, record, exc, attempts=failures + 1)
+
+
+async def route(platform: Platform, record: Record) -> OutgoingRecord:
+    """The record of `events.<topic>` for one of ingress. Raises where it must be retried or buried."""
+    name = header(record.headers, EVENT_TOPIC)
+    if name is None:
+        raise UnknownTopicError("", f"the record has no header {EVENT_TOPIC}")
+    topic = await platform.catalog.require(name)
+    format_ = Format.of(header(record.headers, CONTENT_TYPE) or Format.JSON)
+    event = await platform.publisher.read(record.value or b"", format_, lambda: _event_id(record))
+    return platform.publisher.record(topic, event, format_, header(record.headers, TRACEPARENT))
+
+
+def _event_id(record: Record) -> str:
+    """The id of an event that came without one: made of its place, so that a record read twice has one id."""
+    return str(uuid.uuid5(_IDS, f"{record.topic}/{record.partition}/{record.offset}"))

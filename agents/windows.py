@@ -1,0 +1,66 @@
+"""`platform.aggregates` -> the windows table: the newest revision of each closed window."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+from faust.types import StreamT
+
+from agents.dead_letter import dead_letter
+from streams.domain.aggregates import AggregatedEvent, supersedes
+from streams.faust_app import app
+from streams.kafka.consumer import Record
+from streams.kafka.delivery import received
+from streams.topics import AGGREGATES, HOUR_MS
+from tables.windows import WindowRow, result_of, window_key, windows
+
+log = logging.getLogger(__name__)
+
+_RETENTION_MS: Final = app.platform.settings.aggregate_retention_hours * HOUR_MS
+
+aggregates = app.topic(AGGREGATES, key_serializer="raw", value_serializer="raw")
+
+_newest_start: dict[int, int] = {}
+"""The newest window start seen by each partition; expired windows are looked for when it moves on."""
+
+
+@app.agent(aggregates, name="agents.windows")
+async def fold_windows(stream: StreamT[bytes]) -> None:
+    """Upsert each result; a lower revision of a window never replaces a higher one."""
+    async for event in stream.events():
+        record = received(event)
+        if record.value is None:
+            continue  # the topic is compacted: a tombstone says nothing about a window that has closed
+        try:
+            await apply(record)
+        except Exception as exc:
+            log.exception("%s[%d]@%d cannot be folded", record.topic, record.partition, record.offset)
+            await dead_letter(app.platform, record, exc, attempts=1)
+
+
+async def apply(record: Record) -> None:
+    """Put the window result of a record into the table, and drop those past their retention."""
+    value = record.value or b""
+    result = await app.platform.loader.read(lambda: app.platform.codec.decode_aggregate(value))
+    key = window_key(*result.identity)
+    known = windows.get(key)
+    if supersedes(result, None if known is None else result_of(known)):
+        windows[key] = WindowRow(partition=record.partition, result=msgspec.structs.asdict(result))
+    _expire(result, record.partition)
+
+
+def _expire(result: AggregatedEvent, partition: int) -> None:
+    newest = _newest_start.get(partition)
+    if newest is not None and result.window_start <= newest:
+        return
+    _newest_start[partition] = result.window_start
+    oldest = result.window_start - _RETENTION_MS
+    expired = [
+        key
+        for key, row in list(windows.data.items())
+        if row["partition"] == partition and result_of(row).window_start < oldest
+    ]
+    for key in expired:
+        windows.pop(key)

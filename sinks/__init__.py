@@ -1,0 +1,1 @@
+"""Kafka Connect and Snowflake: the sinks of the platform."""

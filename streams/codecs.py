@@ -1,0 +1,258 @@
+"""Bytes to events and back: JSON and Protobuf at the edge, Avro in Confluent's wire format inside.
+
+Pure: a writer schema that is not known yet is asked for by raising `SchemaNeededError`; whoever can
+reach the registry loads it and calls again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import fastavro
+import msgspec
+from fastavro.schema import parse_schema
+from google.protobuf.message import DecodeError
+
+from streams import schemas
+from streams.domain.aggregates import AggregatedEvent
+from streams.domain.dead_letters import DeadLetter
+from streams.domain.envelope import Event
+from streams.domain.errors import MalformedEventError, UnsupportedFormatError
+from streams.domain.validation import EventRules, event_from_fields, event_from_json
+from streams.schemas import event_pb2
+
+Schema = Any
+"""A schema as fastavro parses it."""
+
+T = TypeVar("T")
+
+_HEADER: Final = struct.Struct(">bI")
+HEADER_BYTES: Final = _HEADER.size
+
+
+class Format(StrEnum):
+    """The formats an event may come and go in, by content type."""
+
+    JSON = "application/json"
+    AVRO = "application/avro"
+    PROTOBUF = "application/x-protobuf"
+
+    @classmethod
+    def of(cls, content_type: str) -> Format:
+        """The format of a Content-Type, its parameters ignored. Raises UnsupportedFormatError."""
+        try:
+            return cls(content_type.partition(";")[0].strip().lower())
+        except ValueError:
+            raise UnsupportedFormatError(content_type, tuple(cls)) from None
+
+
+class SchemaNeededError(Exception):
+    """The writer schema with this id must be loaded before the record can be read."""
+
+    def __init__(self, schema_id: int) -> None:
+        self.schema_id = schema_id
+        super().__init__(f"schema {schema_id} is not loaded")
+
+
+def parse(text: str) -> Schema:
+    """A schema ready for reading and writing, without logical types.
+
+    The bytes are the same, but times stay milliseconds and ids stay text: no datetime or UUID is made
+    only to be taken apart again. Raises fastavro's SchemaParseException (a ValueError).
+    """
+    return parse_schema(_without_logical_types(json.loads(text)))
+
+
+def frame(schema_id: int, body: bytes) -> bytes:
+    """Confluent's wire format: a zero byte, the schema id (4 bytes, big endian), the Avro body."""
+    return _HEADER.pack(0, schema_id) + body
+
+
+def unframe(data: bytes) -> tuple[int, bytes]:
+    """The schema id and the body of a framed record. Raises MalformedEventError."""
+    if len(data) < HEADER_BYTES or data[0] != 0:
+        raise MalformedEventError("not Avro in Confluent wire format: no magic byte and schema id")
+    return _HEADER.unpack_from(data)[1], data[HEADER_BYTES:]
+
+
+class AvroCodec:
+    """Reads and writes the platform's Avro records, given the writer schemas it has been told of."""
+
+    def __init__(self) -> None:
+        self._event = parse(schemas.EVENT)
+        self._aggregate = parse(schemas.AGGREGATED_EVENT)
+        self._dead_letter = parse(schemas.DLQ_MESSAGE)
+        self._writers: dict[int, Schema] = {}
+        self._readers: dict[tuple[int, str], Schema] = {}
+
+    def add_schema(self, schema_id: int, text: str) -> None:
+        """Learn a writer schema. Raises ValueError where the text is no Avro schema."""
+        self._writers[schema_id] = parse(text)
+
+    def knows(self, schema_id: int) -> bool:
+        """Whether records of this schema can be read without asking the registry."""
+        return schema_id in self._writers
+
+    def encode_event(self, event: Event, schema_id: int) -> bytes:
+        """A framed event, written with the schema `Event` under this id."""
+        return self._write(self._event, msgspec.structs.asdict(event), schema_id)
+
+    def event_fields(self, data: bytes) -> Mapping[str, object]:
+        """The envelope of a framed event, whatever schema it was written with; not validated.
+
+        Raises SchemaNeededError, or MalformedEventError where the bytes do not fit their schema.
+        """
+        return self._read(self._event, data)
+
+    def decode_event(self, data: bytes) -> Event:
+        """An event of a topic `events.*`, which was validated before it was stored. Raises as `event_fields`."""
+        return self._struct(Event, self._read(self._event, data))
+
+    def encode_aggregate(self, aggregate: AggregatedEvent, schema_id: int) -> bytes:
+        """A framed window result."""
+        return self._write(self._aggregate, msgspec.structs.asdict(aggregate), schema_id)
+
+    def decode_aggregate(self, data: bytes) -> AggregatedEvent:
+        """A record of `platform.aggregates`. Raises as `event_fields`."""
+        return self._struct(AggregatedEvent, self._read(self._aggregate, data))
+
+    def encode_dead_letter(self, letter: DeadLetter, schema_id: int) -> bytes:
+        """A framed dead letter."""
+        record = msgspec.structs.asdict(letter)
+        record["headers"] = [{"name": name, "value": value} for name, value in letter.headers]
+        return self._write(self._dead_letter, record, schema_id)
+
+    def decode_dead_letter(self, data: bytes) -> DeadLetter:
+        """A record of `platform.dlq`. Raises as `event_fields`."""
+        record = dict(self._read(self._dead_letter, data))
+        headers: Any = record["headers"]
+        record["headers"] = tuple((header["name"], header["value"]) for header in headers)
+        return self._struct(DeadLetter, record)
+
+    def _write(self, schema: Schema, record: dict[str, Any], schema_id: int) -> bytes:
+        out = io.BytesIO()
+        out.write(_HEADER.pack(0, schema_id))
+        fastavro.schemaless_writer(out, schema, record)
+        return out.getvalue()
+
+    def _read(self, reader: Schema, data: bytes) -> Mapping[str, object]:
+        schema_id, body = unframe(data)
+        writer = self._writers.get(schema_id)
+        if writer is None:
+            raise SchemaNeededError(schema_id)
+        source = io.BytesIO(body)
+        try:
+            record = fastavro.schemaless_reader(source, writer, self._reader(reader, schema_id, writer))
+        # On bytes of strangers fastavro raises whatever its parser stumbles over: EOFError, IndexError,
+        # UnicodeDecodeError, OverflowError, SchemaResolutionError; they have no common base.
+        except Exception as exc:
+            raise MalformedEventError(f"not a record of schema {schema_id}: {type(exc).__name__}: {exc}") from exc
+        if source.read(1):
+            raise MalformedEventError(f"not a record of schema {schema_id}: bytes are left over")
+        if not isinstance(record, dict):
+            raise MalformedEventError(f"schema {schema_id} is not a record")
+        return record
+
+    def _reader(self, reader: Schema, schema_id: int, writer: Schema) -> Schema:
+        """The reader's schema under the writer's name: a topic may call its own record what it likes."""
+        key = (schema_id, reader["name"])
+        if key not in self._readers:
+            own = {k: v for k, v in reader.items() if not k.startswith("__")}
+            self._readers[key] = parse_schema(own | {"name": writer["name"]}) if isinstance(writer, dict) else reader
+        return self._readers[key]
+
+    @staticmethod
+    def _struct(type_: type[T], record: Mapping[str, object]) -> T:
+        try:
+            return msgspec.convert(record, type_)
+        except msgspec.ValidationError as exc:
+            raise MalformedEventError(str(exc)) from exc
+
+
+class _JsonEvent(msgspec.Struct):
+    event_id: str
+    event_type: str
+    timestamp: int
+    user_id: str | None
+    device_id: str | None
+    value: float | None
+    source: str | None
+    payload: msgspec.Raw
+
+
+def event_to_json(event: Event) -> bytes:
+    """The event as a JSON document; the payload is an object in it, not a text."""
+    return msgspec.json.encode(
+        _JsonEvent(
+            event.event_id,
+            event.event_type,
+            event.timestamp,
+            event.user_id,
+            event.device_id,
+            event.value,
+            event.source,
+            msgspec.Raw(event.payload.encode()),
+        )
+    )
+
+
+def event_to_protobuf(event: Event) -> bytes:
+    """The event as `streams.Event` of `event.proto`."""
+    return event_pb2.Event(**msgspec.structs.asdict(event)).SerializeToString()
+
+
+def protobuf_fields(data: bytes) -> Mapping[str, object]:
+    """The fields that a `streams.Event` message has; not validated. Raises MalformedEventError."""
+    message = event_pb2.Event()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as exc:
+        raise MalformedEventError(f"not a Protobuf streams.Event: {exc}") from exc
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def read_event(
+    data: bytes,
+    format_: Format,
+    avro: AvroCodec,
+    *,
+    rules: EventRules,
+    now_ms: int,
+    new_event_id: Callable[[], str],
+) -> Event:
+    """The valid event in these bytes, in any format: the one way in, for gateway and agents alike.
+
+    Raises MalformedEventError, InvalidEventError, or SchemaNeededError for Avro of an unknown schema.
+    """
+    if format_ is Format.JSON:
+        return event_from_json(data, rules, now_ms, new_event_id)
+    fields = avro.event_fields(data) if format_ is Format.AVRO else protobuf_fields(data)
+    return event_from_fields(fields, rules, now_ms, new_event_id)
+
+
+def write_event(event: Event, format_: Format, avro: AvroCodec, schema_id: int) -> bytes:
+    """The event in any format; the schema id is used by Avro only."""
+    match format_:
+        case Format.JSON:
+            return event_to_json(event)
+        case Format.AVRO:
+            return avro.encode_event(event, schema_id)
+        case Format.PROTOBUF:
+            return event_to_protobuf(event)
+
+
+def _without_logical_types(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_logical_types(branch) for branch in schema]
+    if isinstance(schema, dict):
+        return {
+            key: value if key == "default" else _without_logical_types(value)
+            for key, value in schema.items()
+            if key != "logicalType"
+        }
+    return schema

@@ -1,0 +1,149 @@
+"""The platform's errors: one root, a stable code each, and the data that its handler needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class PlatformError(Exception):
+    """Root of every error that the platform raises on purpose.
+
+    `code` is stable and documented in `docs/errors.md`; it is what clients, DLQ records and
+    metrics carry. `retriable` says whether the very same input may succeed later.
+    """
+
+    code: ClassVar[str] = "internal"
+    retriable: ClassVar[bool] = False
+
+
+class ConfigurationError(PlatformError):
+    """A setting is missing or wrong; the message names the variable and what it takes."""
+
+    code = "configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong with one field."""
+
+    path: str
+    """Where, as a JSON Pointer (RFC 6901): `/value`, or the empty string for the whole document."""
+    message: str
+    code: str = "invalid"
+
+
+class InvalidEventError(PlatformError):
+    """The event breaks a rule of the envelope; the same bytes will always break it."""
+
+    code = "invalid_event"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{e.path or '/'}: {e.message}" for e in self.errors))
+
+
+class MalformedEventError(InvalidEventError):
+    """The bytes are not a document of the format that they claim to be."""
+
+    code = "malformed_event"
+
+    def __init__(self, message: str) -> None:
+        super().__init__([FieldError("", message, "malformed")])
+
+
+class UnsupportedFormatError(PlatformError):
+    """The content type is none that the platform reads."""
+
+    code = "unsupported_format"
+
+    def __init__(self, content_type: str, supported: Sequence[str]) -> None:
+        self.content_type = content_type
+        self.supported = tuple(supported)
+        super().__init__(f"{content_type!r} is not one of {', '.join(supported)}")
+
+
+class UnknownTopicError(PlatformError):
+    """No such event topic, or a name outside the `events.*` namespace."""
+
+    code = "unknown_topic"
+
+    def __init__(self, topic: str, detail: str = "no such topic") -> None:
+        self.topic = topic
+        super().__init__(f"{topic!r}: {detail}")
+
+
+class UnavailableError(PlatformError):
+    """Something the platform depends on is away; the same call may succeed later."""
+
+    code = "unavailable"
+    retriable = True
+
+    def __init__(self, detail: str, *, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(detail)
+
+
+class KafkaUnavailableError(UnavailableError):
+    """Kafka did not take or give a record in time. A record may or may not be stored."""
+
+    code = "kafka_unavailable"
+
+
+class OverloadedError(UnavailableError):
+    """Too much is in flight here; nothing of this call was started."""
+
+    code = "overloaded"
+
+
+class RecordRejectedError(PlatformError):
+    """Kafka will never take this record as it is: too large, or not authorised."""
+
+    code = "record_rejected"
+
+
+class KafkaAccessError(PlatformError):
+    """Kafka refused the credentials, the certificate or the operation."""
+
+    code = "kafka_access"
+
+
+class RegistryUnavailableError(UnavailableError):
+    """The schema registry did not answer in time."""
+
+    code = "registry_unavailable"
+
+
+class RegistryAccessError(PlatformError):
+    """The schema registry refused the credentials (401) or the operation (403)."""
+
+    code = "registry_access"
+
+
+class UnknownSchemaError(PlatformError):
+    """No schema has this id: the record cannot be read, now or later."""
+
+    code = "unknown_schema"
+
+
+class IncompatibleSchemaError(PlatformError):
+    """The registry refuses the schema: it is not compatible with the subject's versions."""
+
+    code = "incompatible_schema"
+
+
+class AuthenticationError(PlatformError):
+    """No valid token came with the request (401)."""
+
+    code = "unauthenticated"
+
+
+class PermissionDeniedError(PlatformError):
+    """The token is valid but lacks a scope (403)."""
+
+    code = "forbidden"
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        super().__init__(f"the token lacks the scope {scope!r}")

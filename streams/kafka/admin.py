@@ -1,0 +1,125 @@
+"""Topics: made before anything uses them, and compared with what they should be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
+
+from streams.domain.errors import KafkaAccessError, KafkaUnavailableError, PlatformError, RecordRejectedError
+from streams.kafka.security import confluent_options
+from streams.settings import Settings
+
+T = TypeVar("T")
+
+_TIMEOUT_S: Final = 10.0
+_ACCESS: Final = {
+    KafkaError._AUTHENTICATION,  # noqa: SLF001  # librdkafka's local codes are published with an underscore
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it should be."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    configs: Mapping[str, str] = field(default_factory=dict)
+
+
+class TopicAdmin:
+    """Creates, lists and checks topics. Every method raises KafkaUnavailableError or KafkaAccessError."""
+
+    def __init__(self, settings: Settings) -> None:
+        # librdkafka would log each failed connection by itself; the caller reports the error once.
+        self._client = AdminClient({**confluent_options(settings), "log_level": 0, "client.id": settings.app_id})
+
+    async def ping(self) -> None:
+        """Return if a broker answers."""
+        await asyncio.to_thread(self._list, 3.0)
+
+    async def topics(self) -> dict[str, int]:
+        """The number of partitions of each topic that exists."""
+        metadata = await asyncio.to_thread(self._list, _TIMEOUT_S)
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+    async def create(self, specs: Iterable[TopicSpec]) -> list[str]:
+        """Create the topics that do not exist, and return their names. Safe beside others who do the same."""
+        existing = await self.topics()
+        missing = [spec for spec in specs if spec.name not in existing]
+        if not missing:
+            return []
+        new = [
+            NewTopic(
+                s.name, num_partitions=s.partitions, replication_factor=s.replication_factor, config=dict(s.configs)
+            )
+            for s in missing
+        ]
+        created = []
+        for name, done in self._client.create_topics(new, operation_timeout=_TIMEOUT_S).items():
+            try:
+                await self._result(done, f"create topic {name}")
+                created.append(name)
+            except _TopicExistsError:
+                continue  # another worker was faster
+        return created
+
+    async def differences(self, specs: Iterable[TopicSpec]) -> list[str]:
+        """How the topics that exist differ from their specs, one line each."""
+        wanted = {spec.name: spec for spec in specs}
+        partitions = await self.topics()
+        found = [f"{name} does not exist" for name in wanted if name not in partitions]
+        found += [
+            f"{name} has {partitions[name]} partitions, not {spec.partitions}"
+            for name, spec in wanted.items()
+            if name in partitions and partitions[name] != spec.partitions
+        ]
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in partitions]
+        for resource, done in self._client.describe_configs(resources).items() if resources else ():
+            entries: Mapping[str, Any] = await self._result(done, f"read the configuration of {resource.name}")
+            for key, value in wanted[resource.name].configs.items():
+                actual = entries[key].value if key in entries else None
+                if actual != value:
+                    found.append(f"{resource.name} has {key}={actual}, not {value}")
+        return found
+
+    def _list(self, timeout_s: float) -> Any:
+        try:
+            return self._client.list_topics(timeout=timeout_s)
+        except KafkaException as exc:
+            raise _translate(exc, "reach Kafka") from exc
+
+    async def _result(self, done: Future[T], doing: str) -> T:
+        try:
+            return await asyncio.wrap_future(done)
+        except KafkaException as exc:
+            raise _translate(exc, doing) from exc
+
+
+class _TopicExistsError(PlatformError):
+    pass
+
+
+def _translate(exc: KafkaException, doing: str) -> PlatformError:
+    error: KafkaError = exc.args[0]
+    detail = f"cannot {doing}: {error.str()}"
+    code = error.code()
+    if code == KafkaError.TOPIC_ALREADY_EXISTS:
+        return _TopicExistsError(detail)
+    if code in _ACCESS:
+        return KafkaAccessError(detail)
+    if code in (KafkaError.INVALID_CONFIG, KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.INVALID_PARTITIONS):
+        return RecordRejectedError(detail)
+    return KafkaUnavailableError(detail)

@@ -1,0 +1,60 @@
+"""aiokafka's errors become the platform's, once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    InvalidMessageError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+    UnknownTopicOrPartitionError,
+)
+
+from streams.domain.errors import (
+    KafkaAccessError,
+    KafkaUnavailableError,
+    PlatformError,
+    RecordRejectedError,
+    UnknownTopicError,
+)
+
+_ACCESS = (
+    AuthenticationFailedError,
+    SaslAuthenticationFailed,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+_REJECTED = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageError)
+
+
+def translate(exc: KafkaError | TimeoutError | OSError, doing: str) -> PlatformError:
+    """The platform's error for one of a Kafka client, met while `doing` something."""
+    detail = f"cannot {doing}: {str(exc) or type(exc).__name__}"
+    if isinstance(exc, _ACCESS):
+        return KafkaAccessError(detail)
+    if isinstance(exc, _REJECTED):
+        return RecordRejectedError(detail)
+    if isinstance(exc, UnknownTopicOrPartitionError):
+        return UnknownTopicError(doing, "Kafka has no such topic")
+    # What is left is a broker, a leader or a connection that is away for now, or an answer that came too late.
+    return KafkaUnavailableError(detail)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Within it, errors of the Kafka client are raised as the platform's."""
+    try:
+        yield
+    except (KafkaError, TimeoutError, OSError) as exc:
+        raise translate(exc, doing) from exc

@@ -1,0 +1,169 @@
+"""The platform's settings: environment variables `STREAMS_*` become one frozen object at start.
+
+Every component reads the same variables: worker, commands, Flink job and the local stack.
+Secrets may also come from files: a directory named by `STREAMS_SECRETS_DIR` holds one file for
+each variable, named as the variable in lower case (as Kubernetes and ECS mount them).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from streams.domain.errors import ConfigurationError
+from streams.domain.retry import RetryPolicy
+
+ENV_PREFIX: Final = "STREAMS_"
+
+TopicName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]{0,127}$")]
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
+HostPorts = Annotated[str, StringConstraints(pattern=r"^[^\s,:]+:\d{1,5}(,[^\s,:]+:\d{1,5})*$")]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Settings(BaseSettings):
+    """All settings; each field's description says what it takes."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    app_id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,63}$")] = Field(
+        "streams", description="name of the Faust app and its consumer group: lower case letters, digits, dashes"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="one of DEBUG, INFO, WARNING, ERROR"
+    )
+    data_dir: Path = Field(Path(".run/worker"), description="a directory for the worker's local state")
+
+    # Kafka
+    kafka_bootstrap_servers: HostPorts = Field(
+        "127.0.0.1:9092", description="brokers as host:port, separated by commas"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="one of PLAINTEXT, SSL, SASL_SSL"
+    )
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="one of SCRAM-SHA-256, SCRAM-SHA-512"
+    )
+    kafka_sasl_username: str | None = Field(None, description="user name, required with SASL_SSL")
+    kafka_sasl_password: SecretStr | None = Field(None, description="password, required with SASL_SSL")
+    kafka_ssl_ca_file: Path | None = Field(None, description="PEM file of the CAs to trust; the system's when unset")
+    kafka_ssl_cert_file: Path | None = Field(None, description="PEM file of the client certificate, for mutual TLS")
+    kafka_ssl_key_file: Path | None = Field(None, description="PEM file of the client key, for mutual TLS")
+    kafka_replication_factor: int = Field(1, ge=1, description="replicas of each topic that we create: 1 or more")
+    kafka_min_insync_replicas: int = Field(1, ge=1, description="replicas that must have a record before it is acked")
+    kafka_partitions: int = Field(4, ge=1, le=10_000, description="partitions of each topic that we create: 1 or more")
+    kafka_linger_ms: int = Field(2, ge=0, le=1_000, description="how long a producer batch waits for more: 0 to 1000")
+
+    # Schema registry (Confluent API)
+    registry_url: HttpUrl = Field(
+        "http://127.0.0.1:8081/apis/ccompat/v7",
+        description="base URL of the registry's Confluent API, without user name or password",
+    )
+    registry_username: str | None = Field(None, description="user name for basic authentication")
+    registry_password: SecretStr | None = Field(None, description="password for basic authentication")
+    registry_ssl_ca_file: Path | None = Field(None, description="PEM file of the CAs to trust; the system's when unset")
+
+    # Web
+    web_host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
+    web_port: Port = Field(6066, description="port to listen on: 1 to 65535")
+    request_deadline_s: float = Field(5.0, gt=0, le=300, description="seconds until a request is given up: up to 300")
+    max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body in bytes: 1024 or more")
+    max_in_flight_events: int = Field(10_000, ge=1, description="events sent but not acknowledged: 1 or more")
+
+    # Tokens
+    jwt_secret: SecretStr | None = Field(
+        None, description="HS256 key of 32 bytes or more; when unset, jwt_secret_file is used"
+    )
+    jwt_secret_file: Path = Field(
+        Path(".run/secrets/jwt-hs256.key"),
+        description="file with the HS256 key, mode 0600; made with a random key when it is missing",
+    )
+    jwt_issuer: str = Field("event-streams", min_length=1, description="the iss claim that tokens must have")
+    jwt_audience: str = Field("event-streams", min_length=1, description="the aud claim that tokens must have")
+
+    # Events
+    event_topics: Annotated[tuple[TopicName, ...], NoDecode] = Field(
+        ("iot", "clickstream", "transactions"),
+        description="event topics to create at start, separated by commas, without the prefix events.",
+    )
+    event_retention_hours: int = Field(168, ge=1, description="how long events are kept: hours, 1 or more")
+    event_max_future_s: int = Field(3_600, ge=0, description="how far an event's time may be ahead of ours: seconds")
+    aggregate_retention_hours: int = Field(24, ge=1, description="how long closed windows are served: hours, 1 or more")
+
+    # Retries
+    retry_base_s: float = Field(0.1, gt=0, description="longest first delay between attempts: seconds")
+    retry_cap_s: float = Field(5.0, gt=0, description="longest delay between attempts: seconds")
+
+    # Flink job
+    flink_ui_port: Port = Field(8082, description="port of Flink's web UI and REST API: 1 to 65535")
+    flink_dir: Path = Field(Path(".run/flink"), description="a directory for checkpoints and logs")
+    flink_jars_dir: Path = Field(Path(".run/jars/flink"), description="the directory with the connector jars")
+    flink_parallelism: int = Field(2, ge=1, description="parallel tasks of each operator: 1 or more")
+    flink_checkpoint_interval_s: float = Field(5.0, gt=0, description="seconds between checkpoints")
+    flink_heap_mb: int = Field(640, ge=256, description="JVM heap in MiB: 256 or more")
+    flink_out_of_orderness_s: int = Field(10, ge=0, description="how far event time may run backwards: seconds")
+    flink_idle_timeout_s: int = Field(60, ge=1, description="seconds after which a silent partition is left out")
+
+    @field_validator("event_topics", mode="before")
+    @classmethod
+    def _split_topics(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name for name in (part.strip() for part in value.split(",")) if name)
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            # RFC 7518, section 3.2: a key of the hash's size or larger.
+            raise ValueError("the key is shorter than 32 bytes")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kafka_security_protocol == "SASL_SSL" and not (self.kafka_sasl_username and self.kafka_sasl_password):
+            raise ValueError("STREAMS_KAFKA_SASL_USERNAME and STREAMS_KAFKA_SASL_PASSWORD are required with SASL_SSL")
+        if (self.kafka_ssl_cert_file is None) != (self.kafka_ssl_key_file is None):
+            raise ValueError("STREAMS_KAFKA_SSL_CERT_FILE and STREAMS_KAFKA_SSL_KEY_FILE belong together")
+        if self.kafka_min_insync_replicas > self.kafka_replication_factor:
+            raise ValueError("STREAMS_KAFKA_MIN_INSYNC_REPLICAS must be at most STREAMS_KAFKA_REPLICATION_FACTOR")
+        if (self.registry_username is None) != (self.registry_password is None):
+            raise ValueError("STREAMS_REGISTRY_USERNAME and STREAMS_REGISTRY_PASSWORD belong together")
+        if self.retry_base_s > self.retry_cap_s:
+            raise ValueError("STREAMS_RETRY_BASE_S must be at most STREAMS_RETRY_CAP_S")
+        return self
+
+    def retry_policy(self, deadline_s: float = float("inf")) -> RetryPolicy:
+        """The one retry policy, with a deadline for all attempts together."""
+        return RetryPolicy(self.retry_base_s, self.retry_cap_s, deadline_s)
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises ConfigurationError, which names each wrong variable, what it was and what it takes.
+    """
+    try:
+        return Settings(_secrets_dir=os.environ.get("STREAMS_SECRETS_DIR"))  # type: ignore[call-arg]
+    except ValidationError as exc:
+        raise ConfigurationError(_explain(exc)) from exc
+
+
+def _explain(exc: ValidationError) -> str:
+    lines = []
+    for error in exc.errors(include_url=False, include_context=False):
+        location = error["loc"]
+        field = Settings.model_fields.get(str(location[0])) if location else None
+        if field is None:
+            lines.append(error["msg"].removeprefix("Value error, "))
+            continue
+        got = "" if "Secret" in str(field.annotation) else f" {error['input']!r}:"
+        lines.append(
+            f"{ENV_PREFIX}{str(location[0]).upper()}:{got} {error['msg'].removeprefix('Value error, ')};"
+            f" it takes: {field.description}"
+        )
+    return "\n".join(lines)

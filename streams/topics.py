@@ -1,0 +1,57 @@
+"""Every topic of the platform, named and configured in one place."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streams.domain.naming import event_topic
+from streams.kafka.admin import TopicSpec
+from streams.settings import Settings
+
+INGRESS: Final = "platform.ingress"
+DLQ: Final = "platform.dlq"
+AGGREGATES: Final = "platform.aggregates"
+LATE: Final = "platform.late"
+INVALID: Final = "platform.invalid"
+ALERTS: Final = "platform.alerts"
+
+TABLES: Final = ("state", "windows")
+"""The Faust tables; each has a changelog topic, which must exist before an agent writes to it."""
+
+HOUR_MS: Final = 3_600_000
+
+
+def changelog(app_id: str, table: str) -> str:
+    """The changelog topic of a table, as Faust names it."""
+    return f"{app_id}-{table}-changelog"
+
+
+def event_topics(settings: Settings) -> tuple[str, ...]:
+    """The Kafka topics of the configured event topics."""
+    return tuple(event_topic(name) for name in settings.event_topics)
+
+
+def event_topic_spec(settings: Settings, name: str) -> TopicSpec:
+    """The topic of an event topic, given its API name. Raises UnknownTopicError for a bad name."""
+    return _spec(settings, event_topic(name), {"retention.ms": str(settings.event_retention_hours * HOUR_MS)})
+
+
+def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
+    """Every topic that must exist before agents start."""
+    kept = {"retention.ms": str(settings.event_retention_hours * HOUR_MS)}
+    compacted = {"cleanup.policy": "compact"}
+    return (
+        *(event_topic_spec(settings, name) for name in settings.event_topics),
+        *(_spec(settings, name, kept) for name in (INGRESS, DLQ, LATE, INVALID, ALERTS)),
+        _spec(settings, AGGREGATES, compacted),
+        *(_spec(settings, changelog(settings.app_id, table), compacted) for table in TABLES),
+    )
+
+
+def _spec(settings: Settings, name: str, configs: dict[str, str]) -> TopicSpec:
+    return TopicSpec(
+        name,
+        settings.kafka_partitions,
+        settings.kafka_replication_factor,
+        {"min.insync.replicas": str(settings.kafka_min_insync_replicas), **configs},
+    )
