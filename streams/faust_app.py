@@ -57,11 +57,17 @@ class Platform(Service):
 
     async def on_start(self) -> None:
         """Wait for Kafka and the registry; create topics and register schemas."""
-        await self._eventually("Kafka", self.admin.ping)
-        await self._eventually("the topics", self._prepare_topics)
-        await self._eventually("the schema registry", self._prepare_schemas)
-        await self._eventually("the producer", self.producer.start)
-        await self._eventually("the live streams", self.hub.start)
+        steps: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
+            ("Kafka", self.admin.ping),
+            ("the topics", self._prepare_topics),
+            ("the schema registry", self._prepare_schemas),
+            ("the producer", self.producer.start),
+            ("the live streams", self.hub.start),
+        )
+        for what, attempt in steps:
+            await self._eventually(what, attempt)
+            if self.should_stop:
+                return
         self.add_future(self.hub.follow())
         self.waiting_for = None
 
@@ -103,11 +109,11 @@ class Platform(Service):
         waiting = asyncio.ensure_future(retrying(attempt, self.settings.retry_policy(), on_retry=say))
         try:
             # A worker that is told to stop while it waits must not wait on.
-            await self.wait(waiting)
+            if (await self.wait(waiting)).stopped:
+                return
         finally:
             waiting.cancel()
-        if not self.should_stop:
-            log.info("%s: ready", what)
+        log.info("%s: ready", what)
 
 
 class _Boot(BootStrategy):

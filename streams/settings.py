@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     flink_parallelism: int = Field(2, ge=1, description="parallel tasks of each operator: 1 or more")
     flink_checkpoint_interval_s: float = Field(5.0, gt=0, description="seconds between checkpoints")
     flink_heap_mb: int = Field(640, ge=256, description="JVM heap in MiB: 256 or more")
+    flink_compiler: Literal["c1", "c2"] = Field(
+        "c1", description="JVM compiler: c1 starts in half the time, c2 is faster after minutes of full load"
+    )
     flink_out_of_orderness_s: int = Field(10, ge=0, description="how far event time may run backwards: seconds")
     flink_idle_timeout_s: int = Field(60, ge=1, description="seconds after which a silent partition is left out")
 
@@ -148,7 +151,7 @@ def load_settings() -> Settings:
     Raises ConfigurationError, which names each wrong variable, what it was and what it takes.
     """
     try:
-        return Settings(_secrets_dir=os.environ.get("STREAMS_SECRETS_DIR"))  # type: ignore[call-arg]
+        return Settings(_secrets_dir=os.environ.get("STREAMS_SECRETS_DIR"))
     except ValidationError as exc:
         raise ConfigurationError(_explain(exc)) from exc
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 
+from faust.cli.worker import worker as WorkerCommand  # noqa: N812
+
 import agents.ingest
 import agents.state
 import agents.windows
@@ -16,7 +18,10 @@ from streams.faust_app import app
 
 __all__ = ["agents", "app", "streams"]
 
-# Faust's worker leaves the root logger at DEBUG when it is given no -l: a log record for each event sent.
-logging.getLogger().setLevel(app.platform.settings.log_level)
+# What -l says when the worker is given none: Faust would leave the root logger at DEBUG, a log record an event sent.
+_LEVEL = app.platform.settings.log_level
+setattr(WorkerCommand, "loglevel", property(lambda command: command._loglevel or _LEVEL))  # noqa: B010, SLF001
+# A line for each call of the registry is no news.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 web.install(app)

@@ -1,0 +1,7 @@
+"""`faust -A streams <command>`: each module here is one command, registered by being imported."""
+
+from __future__ import annotations
+
+from streams.commands import generate, token, topics, watch
+
+__all__ = ["generate", "token", "topics", "watch"]
