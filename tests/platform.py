@@ -50,8 +50,8 @@ class Worker(LocalServer):
                 **settings,
             }
         )
-        self.settings = Settings(
-            **{
+        self.settings = Settings.model_validate(
+            {
                 name.removeprefix(ENV_PREFIX).lower(): value
                 for name, value in self.environment.items()
                 if name.startswith(ENV_PREFIX)

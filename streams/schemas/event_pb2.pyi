@@ -1,12 +1,11 @@
-from typing import ClassVar as _ClassVar
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Event(_message.Message):
-    __slots__ = ("device_id", "event_id", "event_type", "payload", "source", "timestamp", "user_id", "value")
+    __slots__ = ("event_id", "event_type", "timestamp", "user_id", "device_id", "value", "source", "payload")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     EVENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
@@ -23,14 +22,4 @@ class Event(_message.Message):
     value: float
     source: str
     payload: str
-    def __init__(
-        self,
-        event_id: str | None = ...,
-        event_type: str | None = ...,
-        timestamp: int | None = ...,
-        user_id: str | None = ...,
-        device_id: str | None = ...,
-        value: float | None = ...,
-        source: str | None = ...,
-        payload: str | None = ...,
-    ) -> None: ...
+    def __init__(self, event_id: _Optional[str] = ..., event_type: _Optional[str] = ..., timestamp: _Optional[int] = ..., user_id: _Optional[str] = ..., device_id: _Optional[str] = ..., value: _Optional[float] = ..., source: _Optional[str] = ..., payload: _Optional[str] = ...) -> None: ...

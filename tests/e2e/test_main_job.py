@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,10 @@ def stack(schema_registry, tmp_path: Path) -> Iterator[Stack]:
 
 async def test_every_event_of_the_generator_is_accounted_for(stack):
     settings = stack.settings
-    runs = await asyncio.gather(generate(stack, HISTORY, Via.HTTP, 1), generate(stack, HISTORY, Via.INGRESS, 2))
-    runs += await asyncio.gather(generate(stack, LIVE, Via.HTTP, 3), generate(stack, LIVE, Via.INGRESS, 4))
+    runs = [
+        *await asyncio.gather(generate(stack, HISTORY, Via.HTTP, 1), generate(stack, HISTORY, Via.INGRESS, 2)),
+        *await asyncio.gather(generate(stack, LIVE, Via.HTTP, 3), generate(stack, LIVE, Via.INGRESS, 4)),
+    ]
     assert sum(run.emitted for run in runs) == 20_000
     for run in runs:
         assert (run.failed, run.surprises) == (0, 0), run.examples
@@ -180,7 +183,7 @@ async def stored_events(settings: Settings, loader: SchemaLoader, codec: AvroCod
     for name in KINDS:
         for record in await read_topic(settings, event_topic(name)):
             value = record.value or b""
-            event = await loader.read(lambda value=value: codec.decode_event(value))
+            event = await loader.read(partial(codec.decode_event, value))
             found[name, record.partition, record.offset] = event
     return found
 
@@ -189,7 +192,7 @@ async def closed_windows(settings: Settings, loader: SchemaLoader, codec: AvroCo
     found: dict[Minute, AggregatedEvent] = {}
     for record in await read_topic(settings, AGGREGATES):
         value = record.value or b""
-        result = await loader.read(lambda value=value: codec.decode_aggregate(value))
+        result = await loader.read(partial(codec.decode_aggregate, value))
         if result.event_type == CLOSING:
             continue
         key = (result.topic, result.event_type, result.window_start)

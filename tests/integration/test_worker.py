@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -19,6 +20,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from websockets.asyncio.client import connect
 
+from deploy.local.paths import ROOT
 from streams import schemas
 from streams.codecs import AvroCodec, Format, write_event
 from streams.domain.envelope import Event
@@ -27,7 +29,7 @@ from streams.kafka.consumer import Record
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
 from streams.topics import DLQ, INGRESS, changelog
-from tests.platform import BIN, ROOT, Worker, environment, eventually, read_topic, running_worker
+from tests.platform import BIN, Worker, environment, eventually, read_topic, running_worker
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ async def test_what_ingress_cannot_take_is_in_the_dead_letter_queue_byte_for_byt
         found = []
         for record in await read_topic(worker.settings, DLQ):
             value = record.value or b""
-            letter = await loader.read(lambda value=value: codec.decode_dead_letter(value))
+            letter = await loader.read(partial(codec.decode_dead_letter, value))
             if marker in (letter.value or b"") or ("m", marker) in letter.headers:
                 found.append((record, letter))
         return found if len(found) >= len(cases) else []

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import fastavro
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from agents.ingest import route
 from streams import schemas
 from streams.codecs import AvroCodec, Format, read_event, write_event
 from streams.domain.envelope import Event
 from streams.domain.errors import InvalidEventError
+from streams.domain.naming import event_topic
 from streams.domain.validation import EventRules, event_from_fields, event_from_json, parse_timestamp
+from streams.faust_app import Platform
+from streams.kafka.consumer import Record
+from streams.publishing import Publisher, TopicCatalog
+from streams.registry import SchemaLoader, SchemaRegistry
+from streams.settings import Settings
+from streams.topics import INGRESS
 from tests.strategies import NOW_MS, Document, documents, events
 
 RULES = EventRules()
@@ -169,3 +180,37 @@ def test_numbers_that_json_cannot_say_are_refused_in_binary_formats_too(value):
     with pytest.raises(InvalidEventError) as refused:
         event_from_fields({"event_type": "a", "timestamp": 1, "user_id": "u", "value": value}, RULES, NOW_MS, str)
     assert [error.path for error in refused.value.errors] == ["/value"]
+
+
+class OneTopic(TopicCatalog):
+    """A catalog that knows every topic, without asking Kafka."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def require(self, name: str) -> str:
+        return event_topic(name)
+
+
+def publisher(codec: AvroCodec) -> Publisher:
+    settings = Settings()
+    made = Publisher(settings, codec, SchemaLoader(SchemaRegistry(settings), codec), clock_ms=lambda: NOW_MS)
+    made.use_schema(7)
+    return made
+
+
+@given(documents())
+def test_the_ingest_agent_gives_the_verdict_of_the_gateways_validator(document):
+    """The gateway's own verdicts over HTTP are compared with the validator in test_web_bodies.py."""
+    codec = AvroCodec()
+    codec.add_schema(7, schemas.EVENT)
+    platform = cast("Platform", SimpleNamespace(catalog=OneTopic(), publisher=publisher(codec)))
+    record = Record(INGRESS, 0, 5, NOW_MS, None, document.body, (("event-topic", b"iot"),))
+
+    def by_agent() -> Event:
+        routed = asyncio.run(route(platform, record))
+        event = codec.decode_event(routed.value or b"")
+        assert (routed.topic, routed.key) == ("events.iot", event.key)
+        return event if document.fields.get("event_id") else msgspec.structs.replace(event, event_id=NEW_ID)
+
+    assert verdict(by_agent) == verdict(lambda: from_json(document.body))
