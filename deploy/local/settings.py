@@ -39,7 +39,7 @@ class LocalSettings(BaseSettings):
     )
     generator_rate: float = Field(50.0, gt=0, description="events a second that the generator sends: more than 0")
     generator_history: str = Field(
-        "6m", pattern=r"^\d+[smh]$", description="how far back the generator's event time starts, such as 90s or 6m"
+        "3m", pattern=r"^\d+[smh]$", description="how far back the generator's event time starts, such as 90s or 6m"
     )
     stop_timeout_s: int = Field(20, ge=1, description="seconds that a process has to stop before it is killed")
 
