@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, cast
 
 import faust
 from faust.types import StreamT
 
-from agents.dead_letter import dead_letter
+from agents.outcome import see_to
 from streams.codecs import Format
-from streams.domain.errors import PlatformError, UnknownTopicError
+from streams.domain.errors import UnknownTopicError
 from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
 from streams.faust_app import Platform, app
 from streams.kafka.consumer import Record
 from streams.kafka.delivery import received
 from streams.kafka.producer import OutgoingRecord
-from streams.retrying import retrying
 from streams.topics import INGRESS
-
-log = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 500
 MAX_WAIT_S: Final = 0.05
@@ -42,27 +39,11 @@ async def ingest(stream: StreamT[bytes]) -> None:
 
 async def process(platform: Platform, records: Sequence[Record]) -> None:
     """See every record to its end: stored as an event, or as a dead letter. Waits while Kafka is away."""
-    await asyncio.gather(*[_see_to(platform, record) for record in records])
+    await asyncio.gather(*[see_to(platform, record, partial(_store, platform, record)) for record in records])
 
 
-async def _see_to(platform: Platform, record: Record) -> None:
-    failures = 0
-
-    def count(error: Exception, so_far: int) -> None:
-        nonlocal failures
-        failures = so_far
-        log.log(logging.WARNING if so_far in (1, 10) else logging.DEBUG, "ingest tries again: %s", error)
-
-    async def store() -> None:
-        await platform.producer.deliver(await route(platform, record))
-
-    try:
-        await retrying(store, platform.settings.retry_policy(), on_retry=count)
-    except Exception as exc:
-        # Whatever it is, a bug of ours too: the record is kept, with the reason, and the agent goes on.
-        if not isinstance(exc, PlatformError):
-            log.exception("a record of %s cannot be processed", INGRESS)
-        await dead_letter(platform, record, exc, attempts=failures + 1)
+async def _store(platform: Platform, record: Record) -> None:
+    await platform.producer.deliver(await route(platform, record))
 
 
 async def route(platform: Platform, record: Record) -> OutgoingRecord:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 
 from faust.types import StreamT
 
-from agents.dead_letter import dead_letter
+from agents.outcome import see_to
 from streams.domain.naming import api_topic
 from streams.domain.state import fold, state_key
 from streams.faust_app import app
@@ -14,8 +14,6 @@ from streams.kafka.consumer import Record
 from streams.kafka.delivery import received
 from streams.topics import event_topics
 from tables.state import state
-
-log = logging.getLogger(__name__)
 
 events = app.topic(*event_topics(app.platform.settings), key_serializer="raw", value_serializer="raw")
 
@@ -25,11 +23,7 @@ async def fold_events(stream: StreamT[bytes]) -> None:
     """Fold one event at a time: the table's changelog follows the partition of the current event."""
     async for event in stream.events():
         record = received(event)
-        try:
-            await apply(record)
-        except Exception as exc:
-            log.exception("%s[%d]@%d cannot be folded", record.topic, record.partition, record.offset)
-            await dead_letter(app.platform, record, exc, attempts=1)
+        await see_to(app.platform, record, partial(apply, record))
 
 
 async def apply(record: Record) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from typing import Final
 
 import msgspec
 from faust.types import StreamT
 
-from agents.dead_letter import dead_letter
+from agents.outcome import see_to
 from streams.domain.aggregates import AggregatedEvent, supersedes
 from streams.faust_app import app
 from streams.kafka.consumer import Record
 from streams.kafka.delivery import received
 from streams.topics import AGGREGATES, HOUR_MS
 from tables.windows import WindowRow, result_of, window_key, windows
-
-log = logging.getLogger(__name__)
 
 _RETENTION_MS: Final = app.platform.settings.aggregate_retention_hours * HOUR_MS
 
@@ -33,11 +31,7 @@ async def fold_windows(stream: StreamT[bytes]) -> None:
         record = received(event)
         if record.value is None:
             continue  # the topic is compacted: a tombstone says nothing about a window that has closed
-        try:
-            await apply(record)
-        except Exception as exc:
-            log.exception("%s[%d]@%d cannot be folded", record.topic, record.partition, record.offset)
-            await dead_letter(app.platform, record, exc, attempts=1)
+        await see_to(app.platform, record, partial(apply, record))
 
 
 async def apply(record: Record) -> None:

@@ -20,7 +20,9 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 QUEUE_RECORDS: Final = 1_000
-_IDLE_S: Final = 0.2
+_IDLE_S: Final = 0.1
+_POLL_MS: Final = 100
+"""How long a new watcher waits at most for its turn."""
 
 
 class Subscription:
@@ -130,7 +132,7 @@ class Hub:
                 continue
             try:
                 async with self._lock:
-                    batches = await self._connected.poll()
+                    batches = await self._connected.poll(_POLL_MS)
                     self._publish(batches)
                 failures = 0
             except UnavailableError as exc:

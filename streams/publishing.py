@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class TopicCatalog:
         self._admin = admin
         self._known: set[str] = set()
         self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def require(self, name: str) -> str:
         """The Kafka topic of an API topic name. Raises UnknownTopicError, or Kafka's errors.
@@ -45,8 +47,10 @@ class TopicCatalog:
         Kafka is asked about an unknown name at most once in five seconds, however many ask for one.
         """
         topic = event_topic(name)
-        if topic not in self._known and time.monotonic() - self._asked_at >= _REFRESH_S:
-            await self.refresh()
+        if topic not in self._known:
+            async with self._asking:
+                if topic not in self._known and time.monotonic() - self._asked_at >= _REFRESH_S:
+                    await self.refresh()
         if topic not in self._known:
             raise UnknownTopicError(name)
         return topic

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     request_deadline_s: float = Field(5.0, gt=0, le=300, description="seconds until a request is given up: up to 300")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body in bytes: 1024 or more")
     max_in_flight_events: int = Field(10_000, ge=1, description="events sent but not acknowledged: 1 or more")
+    max_in_flight_bytes: int = Field(
+        67_108_864, ge=2_097_152, description="bytes sent but not acknowledged: 2097152 or more"
+    )
 
     # Tokens
     jwt_secret: SecretStr | None = Field(

@@ -6,6 +6,7 @@ from typing import Final
 
 from streams.domain.naming import event_topic
 from streams.kafka.admin import TopicSpec
+from streams.kafka.producer import MAX_DEAD_LETTER_BYTES
 from streams.settings import Settings
 
 INGRESS: Final = "platform.ingress"
@@ -42,7 +43,8 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     compacted = {"cleanup.policy": "compact"}
     return (
         *(event_topic_spec(settings, name) for name in settings.event_topics),
-        *(_spec(settings, name, kept) for name in (INGRESS, DLQ, LATE, INVALID, ALERTS)),
+        *(_spec(settings, name, kept) for name in (INGRESS, LATE, INVALID, ALERTS)),
+        _spec(settings, DLQ, kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}),
         _spec(settings, AGGREGATES, compacted),
         *(_spec(settings, changelog(settings.app_id, table), compacted) for table in TABLES),
     )

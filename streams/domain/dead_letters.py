@@ -11,6 +11,8 @@ from streams.domain.errors import PlatformError
 Headers = tuple[tuple[str, bytes], ...]
 
 REPLAYS_HEADER = "dlq-replays"
+MAX_DETAIL = 1_000
+"""Characters kept of an error's text: a document may have a million faults."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
@@ -64,7 +66,7 @@ def bury(
     code = error.code if isinstance(error, PlatformError) else PlatformError.code
     return DeadLetter(
         reason=code,
-        detail=str(error) if isinstance(error, PlatformError) else f"{type(error).__name__}: {error}",
+        detail=(str(error) if isinstance(error, PlatformError) else f"{type(error).__name__}: {error}")[:MAX_DETAIL],
         source_topic=topic,
         source_partition=partition,
         source_offset=offset,

@@ -45,5 +45,5 @@ def header(headers: Sequence[tuple[str, bytes]], name: str) -> str | None:
     """
     for key, value in reversed(headers):
         if key == name:
-            return (value or b"").decode("utf-8", "replace")
+            return value.decode("utf-8", "replace")
     return None

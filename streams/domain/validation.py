@@ -26,6 +26,9 @@ EventType = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,127}
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Source = Annotated[str, msgspec.Meta(max_length=256)]
 
+MAX_ERRORS: Final = 100
+"""How many errors of one event are told."""
+
 # The years 1 to 9999: what RFC 3339 can say, Python's datetime holds and Flink's timestamps take.
 MIN_TIMESTAMP_MS: Final = -62_135_596_800_000
 MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
@@ -227,7 +230,9 @@ def _diagnosis(
     unknown = [FieldError(_pointer(n), hint, "unknown_field") for n in values if n not in _TYPES and n != _PAYLOAD]
     missing = [FieldError(_pointer(n), "required", "required") for n in _REQUIRED if n not in values]
     good, mistyped = _typed(values, convert)
-    return InvalidEventError([*unknown, *missing, *mistyped, *_broken_rules(values, good, rules, now_ms)])
+    # The fields that we know come first: a document may have any number of others.
+    errors = [*missing, *mistyped, *_broken_rules(values, good, rules, now_ms), *unknown]
+    return InvalidEventError(errors[:MAX_ERRORS])
 
 
 def _typed(

@@ -45,6 +45,11 @@ class Record:
     headers: tuple[tuple[str, bytes], ...]
 
 
+def plain(headers: Iterable[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:
+    """Headers whose values are all bytes: one without a value, which Kafka allows, has an empty one."""
+    return tuple((name, value or b"") for name, value in headers)
+
+
 class LogReader:
     """A consumer without a group. Not for concurrent use: one reader, one task.
 
@@ -135,13 +140,13 @@ class LogReader:
         for partition, offset in positions.items():
             consumer.seek(TopicPartition(*partition), offset)
 
-    async def poll(self, max_records: int | None = None) -> dict[Partition, list[Record]]:
-        """What has come on the assigned partitions, at most half a second from now."""
+    async def poll(self, wait_ms: int = _POLL_MS) -> dict[Partition, list[Record]]:
+        """What has come on the assigned partitions; waits for something so many milliseconds at most."""
         with translated("read"):
-            batches = await self._running.getmany(timeout_ms=_POLL_MS, max_records=max_records)
+            batches = await self._running.getmany(timeout_ms=wait_ms)
         return {
             Partition(tp.topic, tp.partition): [
-                Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers)) for r in records
+                Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, plain(r.headers)) for r in records
             ]
             for tp, records in batches.items()
             if records

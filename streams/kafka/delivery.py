@@ -6,7 +6,7 @@ from typing import Any
 
 from faust.types import EventT
 
-from streams.kafka.consumer import Record
+from streams.kafka.consumer import Record, plain
 
 
 def received(event: EventT[bytes]) -> Record:
@@ -20,5 +20,5 @@ def received(event: EventT[bytes]) -> Record:
         int(message.timestamp * 1000),
         message.key,
         message.value,
-        tuple(headers.items() if isinstance(headers, dict) else headers),
+        plain(headers.items() if isinstance(headers, dict) else headers),
     )

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
-from streams.domain.errors import KafkaUnavailableError, OverloadedError
+from streams.domain.errors import KafkaUnavailableError, OverloadedError, PlatformError, RecordRejectedError
 from streams.domain.partitioning import partition_for
 from streams.kafka.errors import translate, translated
 from streams.kafka.security import aiokafka_options
@@ -21,9 +21,13 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_MAX_BATCH_BYTES: Final = 131_072
-_MAX_REQUEST_BYTES: Final = 1_048_576
+MAX_RECORD_BYTES: Final = 1_048_576
 """The broker's default `message.max.bytes`; a larger record is refused before it is queued."""
+
+MAX_DEAD_LETTER_BYTES: Final = 2 * MAX_RECORD_BYTES
+"""A dead letter holds a whole record, and why: its topic takes twice as much."""
+
+_MAX_BATCH_BYTES: Final = 131_072
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -36,6 +40,14 @@ class OutgoingRecord:
     key: bytes | None
     value: bytes | None
     headers: Headers = field(default_factory=tuple)
+    max_bytes: int = MAX_RECORD_BYTES
+    """What its topic takes."""
+
+    @property
+    def bytes(self) -> int:
+        """Its size, without the few bytes that the record format adds."""
+        named = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + named
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,7 @@ class EventProducer:
         self._client: AIOKafkaProducer | None = None
         self._replacing: asyncio.Task[None] | None = None
         self.in_flight = 0
+        self.bytes_in_flight = 0
 
     async def start(self) -> None:
         """Connect. Raises KafkaUnavailableError or KafkaAccessError."""
@@ -69,6 +82,7 @@ class EventProducer:
         """Send what is queued, for as long as a request may take, then close."""
         if self._replacing is not None:
             self._replacing.cancel()
+            await asyncio.wait({self._replacing})
         client, self._client = self._client, None
         if client is not None:
             await self._close(client)
@@ -95,8 +109,13 @@ class EventProducer:
         client = self._client
         if client is None:
             raise KafkaUnavailableError("the producer is not connected yet")
+        size = record.bytes
+        if size > record.max_bytes:
+            raise RecordRejectedError(f"{record.topic} takes records of up to {record.max_bytes} bytes, not {size}")
         if self.in_flight >= self._settings.max_in_flight_events:
             raise OverloadedError(f"{self.in_flight} events are waiting for Kafka")
+        if self.bytes_in_flight + size > self._settings.max_in_flight_bytes:
+            raise OverloadedError(f"{self.bytes_in_flight} bytes are waiting for Kafka")
         # Ours, and in the receipt too: aiokafka's receipts bear the time of the first record of their batch.
         timestamp_ms = time.time_ns() // 1_000_000
         with translated(f"write to {record.topic}"):
@@ -104,10 +123,12 @@ class EventProducer:
                 record.topic, record.value, key=record.key, headers=list(record.headers), timestamp_ms=timestamp_ms
             )
         self.in_flight += 1
+        self.bytes_in_flight += size
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
         def settle(done: asyncio.Future[RecordMetadata]) -> None:
             self.in_flight -= 1
+            self.bytes_in_flight -= size
             if done.cancelled():
                 receipt.cancel()
             elif (error := done.exception()) is not None:
@@ -142,7 +163,7 @@ class EventProducer:
         while self._client is None:
             try:
                 self._client = await self._connect()
-            except KafkaUnavailableError as exc:
+            except PlatformError as exc:  # refused credentials too: they may be rotated under a running worker
                 failures += 1
                 log.warning("the producer cannot connect, trying again: %s", exc)
                 await asyncio.sleep(policy.ceiling_s(failures))
@@ -155,7 +176,7 @@ class EventProducer:
             enable_idempotence=True,
             linger_ms=self._settings.kafka_linger_ms,
             max_batch_size=_MAX_BATCH_BYTES,
-            max_request_size=_MAX_REQUEST_BYTES,
+            max_request_size=MAX_DEAD_LETTER_BYTES,
             request_timeout_ms=10_000,
             partitioner=_partition,
         )

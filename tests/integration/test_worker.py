@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiokafka import AIOKafkaProducer
+from confluent_kafka import Producer
 from websockets.asyncio.client import connect
 
 from deploy.local.paths import ROOT
@@ -44,7 +45,9 @@ def document(**fields: object) -> dict[str, object]:
 
 
 async def to_ingress(settings: Settings, *records: tuple[bytes, list[tuple[str, bytes]]]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, acks="all")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap_servers, acks="all", max_request_size=2_000_000
+    )
     await producer.start()
     for value, headers in records:
         await producer.send(INGRESS, value, key=b"k", headers=headers)
@@ -119,6 +122,9 @@ async def test_what_ingress_cannot_take_is_in_the_dead_letter_queue_byte_for_byt
         (b"{}", [("event-topic", b"platform.dlq/../x"), ("m", marker)], "unknown_topic"),
         (b"{}", [iot, ("content-type", b"text/plain"), ("m", marker)], "unsupported_format"),
         (b"\x00\x00\x0f\xff\xff" + marker, [iot, ("content-type", b"application/avro")], "unknown_schema"),
+        # As large as ingress takes, and with more faults than a header could tell.
+        (b"x" * 1_040_000, [iot, ("m", marker)], "malformed_event"),
+        (json.dumps({f"field {i}": i for i in range(20_000)}).encode(), [iot, ("m", marker)], "invalid_event"),
     ]
     await to_ingress(worker.settings, *[(value, headers) for value, headers, _ in cases])
     codec = AvroCodec()
@@ -140,6 +146,21 @@ async def test_what_ingress_cannot_take_is_in_the_dead_letter_queue_byte_for_byt
         assert letter.source_topic == INGRESS
         assert header(record.headers, "dlq-reason") == letter.reason
         assert header(record.headers, "dlq-source-offset") == str(letter.source_offset)
+
+
+async def test_a_header_without_a_value_is_no_reason_to_lose_a_record(worker):
+    marker = uuid.uuid4().hex
+    confluent = Producer({"bootstrap.servers": worker.settings.kafka_bootstrap_servers})
+    confluent.produce(INGRESS, json.dumps(document(source=marker)), headers=[("event-topic", "iot"), ("empty", None)])
+    confluent.produce(INGRESS, b"not json " + marker.encode(), headers=[("event-topic", "iot"), ("empty", None)])
+    assert confluent.flush(20) == 0
+
+    async def both() -> bool:
+        stored = [r for r in await read_topic(worker.settings, "events.iot") if marker.encode() in (r.value or b"")]
+        buried = [r for r in await read_topic(worker.settings, DLQ) if marker.encode() in (r.value or b"")]
+        return (len(stored), len(buried)) == (1, 1)
+
+    await eventually(both)
 
 
 async def test_a_record_without_an_id_gets_one_that_a_second_reading_would_give_it_too(worker):
