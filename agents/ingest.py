@@ -15,11 +15,11 @@ from agents.outcome import see_to
 from streams.codecs import Format
 from streams.domain.errors import UnknownTopicError
 from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
+from streams.domain.naming import INGRESS
 from streams.faust_app import Platform, app
 from streams.kafka.consumer import Record
 from streams.kafka.delivery import received
 from streams.kafka.producer import OutgoingRecord
-from streams.topics import INGRESS
 
 MAX_BATCH: Final = 500
 MAX_WAIT_S: Final = 0.05

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 
 from streams.domain.dead_letters import bury
 from streams.domain.errors import PlatformError, UnavailableError
+from streams.domain.naming import DLQ
 from streams.faust_app import Platform
 from streams.kafka.consumer import Record
 from streams.kafka.producer import MAX_DEAD_LETTER_BYTES, OutgoingRecord
 from streams.publishing import now_ms
 from streams.retrying import retrying
-from streams.topics import DLQ
 
 log = logging.getLogger(__name__)
 

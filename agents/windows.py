@@ -10,10 +10,11 @@ from faust.types import StreamT
 
 from agents.outcome import see_to
 from streams.domain.aggregates import AggregatedEvent, supersedes
+from streams.domain.naming import AGGREGATES
 from streams.faust_app import app
 from streams.kafka.consumer import Record
 from streams.kafka.delivery import received
-from streams.topics import AGGREGATES, HOUR_MS
+from streams.topics import HOUR_MS
 from tables.windows import WindowRow, result_of, window_key, windows
 
 _RETENTION_MS: Final = app.platform.settings.aggregate_retention_hours * HOUR_MS

@@ -15,6 +15,7 @@ from mode.types import ServiceT
 
 from streams import schemas
 from streams.codecs import AvroCodec
+from streams.domain.naming import AGGREGATES, DLQ
 from streams.hub import Hub
 from streams.kafka.admin import TopicAdmin
 from streams.kafka.producer import EventProducer
@@ -23,7 +24,7 @@ from streams.publishing import Publisher, TopicCatalog
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.retrying import retrying
 from streams.settings import Settings, load_settings
-from streams.topics import AGGREGATES, DLQ, event_topics, topic_specs
+from streams.topics import event_topics, topic_specs
 
 log = logging.getLogger(__name__)
 

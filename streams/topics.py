@@ -1,20 +1,13 @@
-"""Every topic of the platform, named and configured in one place."""
+"""Every topic of the platform, configured in one place; the names are those of `streams.domain.naming`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from streams.domain.naming import event_topic
+from streams.domain.naming import AGGREGATES, ALERTS, DLQ, INGRESS, INVALID, LATE, event_topic
 from streams.kafka.admin import TopicSpec
 from streams.kafka.producer import MAX_DEAD_LETTER_BYTES
 from streams.settings import Settings
-
-INGRESS: Final = "platform.ingress"
-DLQ: Final = "platform.dlq"
-AGGREGATES: Final = "platform.aggregates"
-LATE: Final = "platform.late"
-INVALID: Final = "platform.invalid"
-ALERTS: Final = "platform.alerts"
 
 TABLES: Final = ("state", "windows")
 """The Faust tables; each has a changelog topic, which must exist before an agent writes to it."""

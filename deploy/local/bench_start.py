@@ -32,9 +32,9 @@ from deploy.local.readiness import checks
 from deploy.local.settings import load_local_settings
 from deploy.local.supervisor import NotRunningError
 from streams.domain.errors import ConfigurationError
+from streams.domain.naming import AGGREGATES
 from streams.settings import load_settings
 
-AGGREGATES: Final = "platform.aggregates"
 FIRST_WINDOW: Final = "first closed window"
 TARGET_S: Final = 60.0
 TARGET_BYTES: Final = 3_500_000_000

@@ -21,11 +21,10 @@ from streams.commands.running import plain_errors, until_interrupted
 from streams.commands.topics import open_reader
 from streams.domain.aggregates import AggregatedEvent, supersedes
 from streams.domain.errors import PlatformError
-from streams.domain.naming import EVENTS_PREFIX, api_topic
+from streams.domain.naming import AGGREGATES, DLQ, EVENTS_PREFIX, INGRESS, LATE, api_topic
 from streams.faust_app import app
 from streams.kafka.consumer import LogReader, Partition, Record, Span
 from streams.registry import SchemaLoader, SchemaRegistry
-from streams.topics import AGGREGATES, DLQ, INGRESS, LATE
 
 _WINDOWS: Final = 8
 _RATE_OVER_S: Final = 5.0

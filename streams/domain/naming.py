@@ -1,4 +1,4 @@
-"""The names of event topics: what the API calls `iot` is `events.iot` in Kafka, and nothing else can be reached."""
+"""The names of topics: what the API calls `iot` is `events.iot` in Kafka; `platform.*` is ours and no client's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Final
 from streams.domain.errors import UnknownTopicError
 
 EVENTS_PREFIX: Final = "events."
+
+INGRESS: Final = "platform.ingress"
+DLQ: Final = "platform.dlq"
+AGGREGATES: Final = "platform.aggregates"
+LATE: Final = "platform.late"
+INVALID: Final = "platform.invalid"
+ALERTS: Final = "platform.alerts"
+
 TOPIC_PATTERN: Final = r"[a-z][a-z0-9._-]{0,127}"
 _TOPIC = re.compile(TOPIC_PATTERN)
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streams.domain.errors import KafkaUnavailableError, PlatformError
+from streams.domain.naming import INGRESS
 from streams.generators.emission import Emission
 from streams.generators.sink import Outcome, Verdict
 from streams.retrying import retrying
 from streams.settings import Settings
-from streams.topics import INGRESS
 
 
 class SendRecord(Protocol):

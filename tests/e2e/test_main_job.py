@@ -20,7 +20,7 @@ from flink.pipeline import LATE_EVENT
 from streams.codecs import AvroCodec, unframe
 from streams.domain.aggregates import AggregatedEvent
 from streams.domain.envelope import Event
-from streams.domain.naming import event_topic
+from streams.domain.naming import AGGREGATES, DLQ, LATE, event_topic
 from streams.domain.partitioning import partition_for
 from streams.domain.windows import MINUTE_MS, TUMBLING_1M, Accumulator
 from streams.generators.options import KINDS, GeneratorOptions, Via
@@ -29,7 +29,7 @@ from streams.generators.totals import Totals
 from streams.kafka.producer import EventProducer, OutgoingRecord
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
-from streams.topics import AGGREGATES, DLQ, LATE, changelog
+from streams.topics import changelog
 from tests.platform import FlinkJob, Worker, eventually, read_topic
 from tests.stack import KafkaBroker, running
 

@@ -26,10 +26,11 @@ from streams import schemas
 from streams.codecs import AvroCodec, Format, write_event
 from streams.domain.envelope import Event
 from streams.domain.headers import header
+from streams.domain.naming import DLQ, INGRESS
 from streams.kafka.consumer import Record
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
-from streams.topics import DLQ, INGRESS, changelog
+from streams.topics import changelog
 from tests.platform import BIN, Worker, environment, eventually, read_topic, running_worker
 
 

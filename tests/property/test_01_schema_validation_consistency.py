@@ -22,14 +22,13 @@ from streams import schemas
 from streams.codecs import AvroCodec, Format, read_event, write_event
 from streams.domain.envelope import Event
 from streams.domain.errors import InvalidEventError
-from streams.domain.naming import event_topic
+from streams.domain.naming import INGRESS, event_topic
 from streams.domain.validation import EventRules, event_from_fields, event_from_json, parse_timestamp
 from streams.faust_app import Platform
 from streams.kafka.consumer import Record
 from streams.publishing import Publisher, TopicCatalog
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
-from streams.topics import INGRESS
 from tests.strategies import NOW_MS, Document, documents, events
 
 RULES = EventRules()
