@@ -20,6 +20,8 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 QUEUE_RECORDS: Final = 1_000
+QUEUE_BYTES: Final = 8_388_608
+"""How much a watcher may be behind: records, and bytes of their values."""
 _IDLE_S: Final = 0.1
 _POLL_MS: Final = 100
 """How long a new watcher waits at most for its turn."""
@@ -32,15 +34,18 @@ class Subscription:
         self.topic = topic
         self._queue: deque[Record] = deque()
         self._capacity = capacity
+        self._bytes = 0
         self._ready = asyncio.Event()
         self._dropped = 0
         self._closed = False
 
     def put(self, records: Iterable[Record]) -> None:
-        """Append records; past the capacity the oldest go, and are counted."""
-        self._queue.extend(records)
-        while len(self._queue) > self._capacity:
-            self._queue.popleft()
+        """Append records; past the capacity, in records or in bytes, the oldest go, and are counted."""
+        for record in records:
+            self._queue.append(record)
+            self._bytes += len(record.value or b"")
+        while len(self._queue) > self._capacity or (self._bytes > QUEUE_BYTES and len(self._queue) > 1):
+            self._bytes -= len(self._queue.popleft().value or b"")
             self._dropped += 1
         self._ready.set()
 
@@ -59,7 +64,7 @@ class Subscription:
             await self._ready.wait()
         records, dropped = list(self._queue), self._dropped
         self._queue.clear()
-        self._dropped = 0
+        self._bytes = self._dropped = 0
         return records, dropped
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from streams.codecs import AvroCodec, Format, read_event
 from streams.domain.envelope import Event
-from streams.domain.errors import UnavailableError, UnknownTopicError
+from streams.domain.errors import PlatformError, UnavailableError, UnknownTopicError
 from streams.domain.headers import event_headers
 from streams.domain.naming import EVENTS_PREFIX, event_topic
 from streams.domain.validation import EventRules
@@ -20,6 +20,7 @@ from streams.registry import SchemaLoader
 from streams.settings import Settings
 
 _REFRESH_S: Final = 5.0
+_RETRY_S: Final = 1.0
 
 
 def now_ms() -> int:
@@ -40,25 +41,36 @@ class TopicCatalog:
         self._known: set[str] = set()
         self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
+        self._error: PlatformError | None = None
 
     async def require(self, name: str) -> str:
         """The Kafka topic of an API topic name. Raises UnknownTopicError, or Kafka's errors.
 
-        Kafka is asked about an unknown name at most once in five seconds, however many ask for one.
+        Kafka is asked about an unknown name at most once in five seconds, however many ask for one; while it is
+        away, once in a second.
         """
         topic = event_topic(name)
         if topic not in self._known:
             async with self._asking:
-                if topic not in self._known and time.monotonic() - self._asked_at >= _REFRESH_S:
+                pause_s = _REFRESH_S if self._error is None else _RETRY_S
+                if topic not in self._known and time.monotonic() - self._asked_at >= pause_s:
                     await self.refresh()
+                elif self._error is not None:
+                    raise self._error
         if topic not in self._known:
             raise UnknownTopicError(name)
         return topic
 
     async def refresh(self) -> None:
         """Learn which event topics exist now."""
-        self._known = {t for t in await self._admin.topics() if t.startswith(EVENTS_PREFIX)}
-        self._asked_at = time.monotonic()
+        try:
+            self._known = {t for t in await self._admin.topics() if t.startswith(EVENTS_PREFIX)}
+            self._error = None
+        except PlatformError as exc:
+            self._error = exc
+            raise
+        finally:
+            self._asked_at = time.monotonic()
 
 
 class Publisher:

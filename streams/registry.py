@@ -37,9 +37,12 @@ class SchemaRegistry:
         if settings.registry_username is not None and settings.registry_password is not None:
             auth = httpx.BasicAuth(settings.registry_username, settings.registry_password.get_secret_value())
         self._client = AsyncSchemaRegistryClient(self._url, auth=auth, timeout=_TIMEOUT)
-        if settings.registry_ssl_ca_file is not None:
-            # The library takes a CA file only together with a client certificate.
-            self._client.client_kwargs["verify"] = ssl.create_default_context(cafile=settings.registry_ssl_ca_file)
+        # The library makes an HTTP client for each call, which would make a TLS context each time; and it takes a CA
+        # file only together with a client certificate.
+        secure = self._url.startswith("https:")
+        self._client.client_kwargs["verify"] = (
+            ssl.create_default_context(cafile=settings.registry_ssl_ca_file) if secure else False
+        )
 
     async def ping(self) -> None:
         """Return if the registry answers."""

@@ -21,7 +21,9 @@ __all__ = ["agents", "app", "streams"]
 # What -l says when the worker is given none: Faust would leave the root logger at DEBUG, a log record an event sent.
 _LEVEL = app.platform.settings.log_level
 setattr(WorkerCommand, "loglevel", property(lambda command: command._loglevel or _LEVEL))  # noqa: B010, SLF001
-# A line for each call of the registry is no news.
+# A line for each call of the registry is no news, and neither is a traceback for each client that speaks no HTTP;
+# what goes wrong in a handler is logged by web.errors.
 logging.getLogger("httpx").setLevel(logging.WARNING)
+logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 web.install(app)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
@@ -43,8 +44,14 @@ class TopicAdmin:
     """Creates, lists and checks topics. Every method raises KafkaUnavailableError or KafkaAccessError."""
 
     def __init__(self, settings: Settings) -> None:
-        # librdkafka would log each failed connection by itself; the caller reports the error once.
-        self._client = AdminClient({**confluent_options(settings), "log_level": 0, "client.id": settings.app_id})
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> AdminClient:
+        # On first use: it starts threads and connects. librdkafka would log each failed connection by itself;
+        # the caller reports the error once.
+        options = confluent_options(self._settings)
+        return AdminClient({**options, "log_level": 0, "client.id": self._settings.app_id})
 
     async def ping(self) -> None:
         """Return if a broker answers."""

@@ -1,0 +1,174 @@
+"""Every error's HTTP status, in one place; and the errors that only HTTP knows.
+
+How they look on the wire is in `web.problems`; what a client does about each is in `docs/errors.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from streams.domain.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FieldError,
+    IncompatibleSchemaError,
+    InvalidEventError,
+    KafkaAccessError,
+    KafkaUnavailableError,
+    MalformedEventError,
+    OverloadedError,
+    PermissionDeniedError,
+    PlatformError,
+    RecordRejectedError,
+    RegistryAccessError,
+    RegistryUnavailableError,
+    UnavailableError,
+    UnknownSchemaError,
+    UnknownTopicError,
+    UnsupportedFormatError,
+)
+
+
+class InvalidRequestError(PlatformError):
+    """The request itself is broken: its encoding, its upgrade, its connection."""
+
+    code = "invalid_request"
+
+
+class InvalidParameterError(PlatformError):
+    """Query parameters are unknown or wrong; `errors` names each, with a path such as `?limit`."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{e.path}: {e.message}" for e in self.errors))
+
+
+class BodyTooLargeError(PlatformError):
+    """The body, decompressed, is larger than the limit (bytes)."""
+
+    code = "body_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes")
+
+
+class SlowBodyError(PlatformError):
+    """The body did not arrive within the request's deadline (seconds)."""
+
+    code = "request_timeout"
+    retriable = True
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"the body did not arrive within {deadline_s:g} s")
+
+
+class UnsupportedEncodingError(PlatformError):
+    """The Content-Encoding is none that we decode."""
+
+    code = "unsupported_encoding"
+
+    def __init__(self, encoding: str, supported: Sequence[str]) -> None:
+        self.supported = tuple(supported)
+        super().__init__(f"Content-Encoding {encoding!r} is not one of {', '.join(supported)}")
+
+
+class InvalidTokenError(AuthenticationError):
+    """A token came, but it is malformed, forged, expired or not for us."""
+
+    code = "invalid_token"
+
+
+class OriginDeniedError(PlatformError):
+    """A browser's page of another origin asked for a WebSocket."""
+
+    code = "origin_denied"
+
+
+class DeadlineExceededError(UnavailableError):
+    """The request was not done within its deadline (seconds)."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"not done within {deadline_s:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How an error is answered."""
+
+    status: HTTPStatus
+    title: str
+    detail: str | None = None
+    """Told in place of the error's message, where that speaks of our insides: hosts, credentials, traces."""
+
+
+PROBLEMS: Final[Mapping[type[PlatformError], Problem]] = {
+    PlatformError: Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", "an error of ours; it has been logged"),
+    ConfigurationError: Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "Misconfigured", "a setting of the service is wrong; its log says which"
+    ),
+    InvalidRequestError: Problem(HTTPStatus.BAD_REQUEST, "The request is broken"),
+    InvalidParameterError: Problem(HTTPStatus.BAD_REQUEST, "A query parameter is wrong"),
+    MalformedEventError: Problem(HTTPStatus.BAD_REQUEST, "The body cannot be read"),
+    InvalidEventError: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The event is not valid"),
+    UnknownSchemaError: Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The schema is not known"),
+    RecordRejectedError: Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "Kafka refused the record",
+        "Kafka will never take this record: it is too large for the topic, or not allowed",
+    ),
+    IncompatibleSchemaError: Problem(
+        HTTPStatus.CONFLICT, "The schema is not compatible", "the registry refuses the schema"
+    ),
+    UnsupportedFormatError: Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The content type is not supported"),
+    UnsupportedEncodingError: Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The content encoding is not supported"),
+    BodyTooLargeError: Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    SlowBodyError: Problem(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly"),
+    UnknownTopicError: Problem(HTTPStatus.NOT_FOUND, "No such topic"),
+    AuthenticationError: Problem(HTTPStatus.UNAUTHORIZED, "Authentication required"),
+    InvalidTokenError: Problem(HTTPStatus.UNAUTHORIZED, "The token is not valid"),
+    PermissionDeniedError: Problem(HTTPStatus.FORBIDDEN, "The token does not allow this"),
+    OriginDeniedError: Problem(HTTPStatus.FORBIDDEN, "The origin is not allowed"),
+    OverloadedError: Problem(HTTPStatus.TOO_MANY_REQUESTS, "Too much is in flight"),
+    UnavailableError: Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Not available now"),
+    DeadlineExceededError: Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Not done in time"),
+    KafkaUnavailableError: Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Kafka is not available",
+        "Kafka did not answer in time; an event that was sent may or may not be stored: send it again under its event_id",
+    ),
+    RegistryUnavailableError: Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The schema registry is not available", "the schema registry did not answer"
+    ),
+    KafkaAccessError: Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "Kafka refused the service", "Kafka refused the service's own credentials"
+    ),
+    RegistryAccessError: Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "The schema registry refused the service",
+        "the schema registry refused the service's own credentials",
+    ),
+}
+
+HTTP_CODES: Final[Mapping[int, tuple[str, str]]] = {
+    HTTPStatus.BAD_REQUEST: (InvalidRequestError.code, "the request is not one that this path takes"),
+    HTTPStatus.NOT_FOUND: ("not_found", "nothing is at this path"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "the path does not take this method"),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (BodyTooLargeError.code, "the body is too large"),
+    HTTPStatus.EXPECTATION_FAILED: ("expectation_failed", "the only expectation that can be met is 100-continue"),
+}
+"""Code and detail of the errors that aiohttp itself raises, by status."""
+
+
+def problem_of(error: PlatformError) -> Problem:
+    """How an error is answered: its own entry, or that of the nearest base class."""
+    for type_ in type(error).__mro__:
+        if type_ in PROBLEMS:
+            return PROBLEMS[type_]
+    raise TypeError(f"{type(error).__name__} is no PlatformError")

@@ -1,0 +1,149 @@
+"""Health: `live` while the event loop runs, `ready` while the worker can keep its promises.
+
+The answers are open to anyone, so they say what is missing by its code; the log has the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from streams.domain.errors import PlatformError
+from web.services import Services
+
+log = logging.getLogger(__name__)
+
+KAFKA_TTL_S: Final = 2.0
+REGISTRY_TTL_S: Final = 5.0
+TIMEOUT_S: Final = 1.0
+
+
+class Probe:
+    """Asks something whether it answers; not more often than its time to live, and never twice at once."""
+
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[[], Awaitable[None]],
+        *,
+        ttl_s: float,
+        timeout_s: float = TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._ask = ask
+        self._ttl_s = ttl_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._asking: asyncio.Task[str | None] | None = None
+        self._answered_at = float("-inf")
+        self._answer: str | None = None
+
+    async def failure(self) -> str | None:
+        """What is wrong; None where nothing is. Takes `timeout_s` at most."""
+        if self._asking is None:
+            if self._clock() - self._answered_at < self._ttl_s:
+                return self._answer
+            self._asking = asyncio.get_running_loop().create_task(self._try())
+        done, _ = await asyncio.wait({self._asking}, timeout=self._timeout_s)
+        if not done:
+            # It goes on, and who asks next waits for the same: a hanging Kafka must not gather threads.
+            return f"no answer within {self._timeout_s:g} s"
+        return self._answer
+
+    async def _try(self) -> str | None:
+        try:
+            await self._ask()
+        except PlatformError as exc:
+            log.debug("%s: %s", self._name, exc)
+            self._answer = exc.code
+        except Exception:
+            log.exception("the probe of %s failed", self._name)
+            self._answer = PlatformError.code
+        else:
+            self._answer = None
+        self._answered_at = self._clock()
+        self._asking = None
+        return self._answer
+
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait({self._asking})
+            self._asking = None
+
+
+class Check(msgspec.Struct, omit_defaults=True):
+    """One thing that the worker needs."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class Report(msgspec.Struct):
+    """The answer of /health and /health/ready."""
+
+    status: str
+    checks: dict[str, Check]
+
+
+class Health:
+    """The health handlers."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._kafka = Probe("Kafka", services.admin.ping, ttl_s=KAFKA_TTL_S)
+        self._registry = Probe("the schema registry", services.registry.ping, ttl_s=REGISTRY_TTL_S)
+        self._was_ready: bool | None = None
+
+    async def live(self, _: web.Request) -> web.Response:
+        """GET /health/live: 200 whenever it can answer at all. For restarts: it depends on nothing else."""
+        return _answer(Report("ok", {}), ready=True)
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """GET /health/ready, GET /health: 200, or 503 with what is missing. For traffic, not for restarts."""
+        report = await self.report()
+        ready = report.status == "ok"
+        if ready is not self._was_ready:
+            self._was_ready = ready
+            if ready:
+                log.info("ready")
+            else:
+                log.warning(
+                    "not ready: %s", "; ".join(f"{k}: {c.detail}" for k, c in report.checks.items() if not c.ok)
+                )
+        return _answer(report, ready=ready)
+
+    async def report(self) -> Report:
+        """Every check."""
+        kafka, registry = await asyncio.gather(self._kafka.failure(), self._registry.failure())
+        waiting = self._services.waiting_for()
+        failures = {
+            "startup": None if waiting is None else f"waits for {waiting}",
+            "kafka": kafka,
+            "registry": registry,
+            "tables": "not started" if waiting is not None else self._services.tables_waiting(),
+        }
+        checks = {name: Check(failure is None, failure) for name, failure in failures.items()}
+        return Report("ok" if all(check.ok for check in checks.values()) else "failing", checks)
+
+    async def close(self) -> None:
+        """Ask no more."""
+        await self._kafka.close()
+        await self._registry.close()
+
+
+def _answer(report: Report, *, ready: bool) -> web.Response:
+    return web.Response(
+        status=200 if ready else 503,
+        content_type="application/json",
+        body=msgspec.json.encode(report),
+        headers={hdrs.CACHE_CONTROL: "no-store"},
+    )

@@ -1,0 +1,56 @@
+"""The one table of routes: method, path, handler, and the scope that a token must have."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from web.health import Health
+from web.metrics import Metrics
+from web.rest import Rest, metrics_page
+from web.services import Services
+from web.websocket import Live
+
+PREFIX: Final = "/api/v1"
+WRITE: Final = "events:write:{topic}"
+READ: Final = "events:read:{topic}"
+ADMIN: Final = "admin"
+"""The scope for every path that is not in the table: Faust's own pages."""
+OPEN: Final = None
+"""No token is needed."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One line of the table."""
+
+    method: str
+    path: str
+    handler: Handler
+    scope: str | None
+    """Its `{topic}` is that of the path."""
+    websocket: bool = False
+    """Whether it becomes a WebSocket: it has no deadline, and its token may come as a subprotocol."""
+
+
+def routes(services: Services, metrics: Metrics, rest: Rest, live: Live, health: Health) -> tuple[Route, ...]:
+    """The table. What is open is also found without the prefix, where probes and Prometheus look by default."""
+    page = metrics_page(metrics, lambda: services.producer.in_flight)
+    unprotected = (
+        ("/health", health.ready),
+        ("/health/live", health.live),
+        ("/health/ready", health.ready),
+        ("/metrics", page),
+    )
+    return (
+        Route("POST", f"{PREFIX}/events/{{topic}}", rest.publish, WRITE),
+        Route("GET", f"{PREFIX}/events/{{topic}}/latest", rest.latest, READ),
+        Route("GET", f"{PREFIX}/aggregates/{{topic}}", rest.aggregates, READ),
+        Route("GET", f"{PREFIX}/stream/{{topic}}", live.stream, READ, websocket=True),
+        *(Route("GET", prefix + path, handler, OPEN) for prefix in (PREFIX, "") for path, handler in unprotected),
+    )

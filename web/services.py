@@ -1,0 +1,62 @@
+"""What the handlers stand on, given to them by the composition root (or by a test)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from streams.codecs import AvroCodec
+from streams.domain.aggregates import AggregatedEvent
+from streams.domain.errors import UnavailableError
+from streams.hub import Hub
+from streams.kafka.admin import TopicAdmin
+from streams.kafka.consumer import LogReader
+from streams.kafka.producer import EventProducer
+from streams.publishing import Publisher, TopicCatalog
+from streams.registry import SchemaLoader, SchemaRegistry
+from streams.settings import Settings
+
+
+class QueryWindows(Protocol):
+    """Window results of a topic, newest first; from_ms <= window start < to_ms."""
+
+    def __call__(
+        self,
+        topic: str,
+        *,
+        window: str | None,
+        event_type: str | None,
+        from_ms: int | None,
+        to_ms: int | None,
+        limit: int,
+    ) -> list[AggregatedEvent]:
+        """At most `limit` results."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The platform, as far as the web needs it."""
+
+    settings: Settings
+    catalog: TopicCatalog
+    publisher: Publisher
+    producer: EventProducer
+    admin: TopicAdmin
+    registry: SchemaRegistry
+    hub: Hub
+    codec: AvroCodec
+    loader: SchemaLoader
+    waiting_for: Callable[[], str | None]
+    """What the platform's start waits for; None once it is up."""
+    tables_waiting: Callable[[], str | None]
+    """Why the tables cannot be trusted yet; None once they can."""
+    query_windows: QueryWindows
+    open_reader: Callable[[], LogReader]
+    """Makes a reader of the log; it is not started."""
+
+    def require_started(self) -> None:
+        """Return if the platform is up. Raises UnavailableError, which says what it waits for."""
+        if (missing := self.waiting_for()) is not None:
+            raise UnavailableError(f"the worker is starting: it waits for {missing}", retry_after_s=2.0)
