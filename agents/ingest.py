@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import faust
 from faust.types import StreamT
@@ -31,10 +31,16 @@ ingress = app.topic(INGRESS, key_serializer="raw", value_serializer="raw")
 
 @app.agent(ingress, name="agents.ingest")
 async def ingest(stream: StreamT[bytes]) -> None:
-    """Take records in batches; Faust may commit a batch only after all of it is confirmed by Kafka."""
-    # Faust implements what its abstract stream type does not name.
-    async for events in cast("faust.Stream[bytes]", stream).take_events(MAX_BATCH, within=MAX_WAIT_S):
+    """Take records in batches, and acknowledge each only when all of its batch is confirmed by Kafka.
+
+    `noack_take`, since the plain one acknowledges what it has handed out when the worker stops, done or not.
+    """
+    # Faust implements what its abstract stream type does not name; its batches are events, not values.
+    batches = cast("faust.Stream[Any]", stream).noack_take(MAX_BATCH, within=MAX_WAIT_S)
+    async for events in batches:
         await process(app.platform, [received(event) for event in events])
+        for event in events:
+            await stream.ack(event)
 
 
 async def process(platform: Platform, records: Sequence[Record]) -> None:
@@ -51,7 +57,7 @@ async def route(platform: Platform, record: Record) -> OutgoingRecord:
     name = header(record.headers, EVENT_TOPIC)
     if name is None:
         raise UnknownTopicError("", f"the record has no header {EVENT_TOPIC}")
-    topic = await platform.catalog.require(name)
+    topic = await platform.catalog.require(name, certain=True)
     format_ = Format.of(header(record.headers, CONTENT_TYPE) or Format.JSON)
     event = await platform.publisher.read(record.value or b"", format_, lambda: _event_id(record))
     return platform.publisher.record(topic, event, format_, header(record.headers, TRACEPARENT))

@@ -5,17 +5,19 @@ A Faust agent whose body raises acknowledges the event and forgets it, so no age
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 from streams.domain.dead_letters import bury
-from streams.domain.errors import PlatformError, UnavailableError
+from streams.domain.errors import KafkaAccessError, PlatformError, RegistryAccessError, UnavailableError
 from streams.domain.naming import DLQ
+from streams.domain.retry import RetryPolicy
 from streams.faust_app import Platform
 from streams.kafka.consumer import Record
 from streams.kafka.producer import MAX_DEAD_LETTER_BYTES, OutgoingRecord
 from streams.publishing import now_ms
-from streams.retrying import retrying
 
 log = logging.getLogger(__name__)
 
@@ -25,25 +27,57 @@ async def see_to(platform: Platform, record: Record, work: Callable[[], Awaitabl
 
     Whatever the error is, a bug of ours too: the record is kept, with the reason, and the agent goes on.
     """
+    policy = platform.settings.retry_policy()
     failures = 0
+    while True:
+        try:
+            await work()
+        except Exception as exc:
+            failures += 1
+            if not may_pass(exc):
+                if not isinstance(exc, PlatformError):
+                    log.exception("%s cannot be processed", _place(record))
+                await dead_letter(platform, record, exc, attempts=failures)
+                return
+            await _pause(policy, _place(record), exc, failures)
+        else:
+            return
 
-    def count(error: Exception, so_far: int) -> None:
-        nonlocal failures
-        failures = so_far
-        # The first, and then fewer and fewer: Kafka may be away for hours.
-        if so_far & (so_far - 1) == 0:
-            log.warning("%s, attempt %d: %s", _place(record), so_far, error)
 
-    try:
-        await retrying(work, platform.settings.retry_policy(), on_retry=count)
-    except Exception as exc:
-        if not isinstance(exc, PlatformError):
-            log.exception("%s cannot be processed", _place(record))
-        await dead_letter(platform, record, exc, attempts=failures + 1)
+def may_pass(error: Exception) -> bool:
+    """Whether a record whose work failed so is kept in hand and tried again.
+
+    Refused credentials and missing rights are no fault of the record: they are waited out too.
+    """
+    return isinstance(error, KafkaAccessError | RegistryAccessError) or (
+        isinstance(error, PlatformError) and error.retriable
+    )
 
 
 async def dead_letter(platform: Platform, record: Record, error: Exception, *, attempts: int) -> None:
-    """Write the record's dead letter and wait, for as long as it takes, until Kafka has it."""
+    """Write the record's dead letter and wait, for as long as it takes, until Kafka has it. Never raises."""
+    policy = platform.settings.retry_policy()
+    failures = 0
+    while True:
+        try:
+            await platform.producer.deliver(_buried(platform, record, error, attempts))
+        except Exception as exc:  # noqa: BLE001
+            # Whatever it is, going on would lose the record: hold the partition, and say so.
+            failures += 1
+            await _pause(policy, f"the dead letter of {_place(record)}", exc, failures)
+        else:
+            log.debug("%s is dead: %s", _place(record), error)
+            return
+
+
+async def _pause(policy: RetryPolicy, what: str, error: Exception, failures: int) -> None:
+    # The first, and then fewer and fewer: Kafka may be away for hours.
+    if failures & (failures - 1) == 0:
+        log.warning("%s, attempt %d failed: %s", what, failures, error)
+    await asyncio.sleep(policy.delay_s(failures, 0, random.random()) or 0)
+
+
+def _buried(platform: Platform, record: Record, error: Exception, attempts: int) -> OutgoingRecord:
     letter = bury(
         error,
         topic=record.topic,
@@ -58,15 +92,13 @@ async def dead_letter(platform: Platform, record: Record, error: Exception, *, a
     schema_id = platform.dead_letter_schema
     if schema_id is None:  # agents start after the platform has registered its schemas
         raise UnavailableError("the schema of dead letters is not registered yet")
-    buried = OutgoingRecord(
+    return OutgoingRecord(
         DLQ,
         record.key,
         platform.codec.encode_dead_letter(letter, schema_id),
         letter.kafka_headers(),
         max_bytes=MAX_DEAD_LETTER_BYTES,
     )
-    await retrying(lambda: platform.producer.deliver(buried), platform.settings.retry_policy())
-    log.debug("%s is dead: %s", _place(record), letter.reason)
 
 
 def _place(record: Record) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
+import faust
 from faust.types import StreamT
 
 from agents.outcome import see_to
@@ -21,9 +23,12 @@ events = app.topic(*event_topics(app.platform.settings), key_serializer="raw", v
 @app.agent(events, name="agents.state")
 async def fold_events(stream: StreamT[bytes]) -> None:
     """Fold one event at a time: the table's changelog follows the partition of the current event."""
-    async for event in stream.events():
+    # Acknowledged by us, at the end: Faust would acknowledge what is in hand when the worker stops, done or not.
+    unacknowledged = cast("faust.Stream[bytes]", stream).noack()
+    async for event in unacknowledged.events():
         record = received(event)
         await see_to(app.platform, record, partial(apply, record))
+        await unacknowledged.ack(event)
 
 
 async def apply(record: Record) -> None:

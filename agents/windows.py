@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
+import faust
 import msgspec
 from faust.types import StreamT
 
@@ -28,11 +29,14 @@ _newest_start: dict[int, int] = {}
 @app.agent(aggregates, name="agents.windows")
 async def fold_windows(stream: StreamT[bytes]) -> None:
     """Upsert each result; a lower revision of a window never replaces a higher one."""
-    async for event in stream.events():
+    # Acknowledged by us, at the end: Faust would acknowledge what is in hand when the worker stops, done or not.
+    unacknowledged = cast("faust.Stream[bytes]", stream).noack()
+    async for event in unacknowledged.events():
         record = received(event)
-        if record.value is None:
-            continue  # the topic is compacted: a tombstone says nothing about a window that has closed
-        await see_to(app.platform, record, partial(apply, record))
+        # The topic is compacted: a tombstone says nothing about a window that has closed.
+        if record.value is not None:
+            await see_to(app.platform, record, partial(apply, record))
+        await unacknowledged.ack(event)
 
 
 async def apply(record: Record) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import faust
 from faust.app.base import BootStrategy
+from faust.types import TransportT
 from mode import Service
 from mode.types import ServiceT
 
@@ -18,6 +19,7 @@ from streams.codecs import AvroCodec
 from streams.domain.naming import AGGREGATES, DLQ
 from streams.hub import Hub
 from streams.kafka.admin import TopicAdmin
+from streams.kafka.delivery import CommittedTransport
 from streams.kafka.producer import EventProducer
 from streams.kafka.security import ssl_context
 from streams.publishing import Publisher, TopicCatalog
@@ -139,6 +141,9 @@ class StreamsApp(faust.App):
 
     BootStrategy = _Boot
     platform: Platform
+
+    def _new_transport(self) -> TransportT:
+        return CommittedTransport(self.conf.broker_consumer, self)
 
 
 def create_app(settings: Settings) -> StreamsApp:

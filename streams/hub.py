@@ -92,8 +92,12 @@ class Hub:
         """End every subscription and close the reader."""
         for subscription in [s for group in self._subscriptions.values() for s in group]:
             subscription.close()
-        if self._reader is not None:
-            await self._reader.stop()
+        self._positions = {}
+        # Not while it is being read: what `follow` polls for ends within its moment of waiting.
+        async with self._lock:
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.stop()
 
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[Subscription]:
@@ -128,17 +132,17 @@ class Hub:
             self._reader.assign(self._positions)
 
     async def follow(self) -> None:
-        """Read and publish until cancelled; who runs this stops the worker where it raises."""
+        """Read and publish until the hub is stopped; who runs this stops the worker where it raises."""
         failures = 0
         policy = self._settings.retry_policy()
-        while True:
+        while self._reader is not None:
             if not self._positions:
                 await asyncio.sleep(_IDLE_S)
                 continue
             try:
                 async with self._lock:
-                    batches = await self._connected.poll(_POLL_MS)
-                    self._publish(batches)
+                    if self._reader is not None:
+                        self._publish(await self._reader.poll(_POLL_MS))
                 failures = 0
             except UnavailableError as exc:
                 failures += 1

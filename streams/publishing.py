@@ -10,7 +10,7 @@ from typing import Final
 
 from streams.codecs import AvroCodec, Format, read_event
 from streams.domain.envelope import Event
-from streams.domain.errors import PlatformError, UnavailableError, UnknownTopicError
+from streams.domain.errors import KafkaUnavailableError, PlatformError, UnavailableError, UnknownTopicError
 from streams.domain.headers import event_headers
 from streams.domain.naming import EVENTS_PREFIX, event_topic
 from streams.domain.validation import EventRules
@@ -43,23 +43,32 @@ class TopicCatalog:
         self._asking = asyncio.Lock()
         self._error: PlatformError | None = None
 
-    async def require(self, name: str) -> str:
+    async def require(self, name: str, *, certain: bool = False) -> str:
         """The Kafka topic of an API topic name. Raises UnknownTopicError, or Kafka's errors.
 
         Kafka is asked about an unknown name at most once in five seconds, however many ask for one; while it is
-        away, once in a second.
+        away, once in a second. A `certain` answer is never older than the question: who cannot ask again waits.
         """
         topic = event_topic(name)
+        came_at = time.monotonic()
         if topic not in self._known:
             async with self._asking:
-                pause_s = _REFRESH_S if self._error is None else _RETRY_S
-                if topic not in self._known and time.monotonic() - self._asked_at >= pause_s:
-                    await self.refresh()
-                elif self._error is not None:
-                    raise self._error
+                if topic not in self._known:
+                    await self._ask(came_at if certain else None)
         if topic not in self._known:
             raise UnknownTopicError(name)
         return topic
+
+    async def _ask(self, not_before: float | None) -> None:
+        pause_s = _RETRY_S if self._error is not None or not_before is not None else _REFRESH_S
+        rest_s = self._asked_at + pause_s - time.monotonic()
+        if not_before is not None and self._asked_at < not_before:
+            await asyncio.sleep(max(0.0, rest_s))
+        elif rest_s > 0:
+            if self._error is not None:
+                raise self._error
+            return
+        await self.refresh()
 
     async def refresh(self) -> None:
         """Learn which event topics exist now."""
@@ -68,6 +77,10 @@ class TopicCatalog:
             self._error = None
         except PlatformError as exc:
             self._error = exc
+            raise
+        except asyncio.CancelledError:
+            # The caller's deadline: nothing is known of any topic, so none may be called unknown.
+            self._error = KafkaUnavailableError("Kafka did not say in time which topics there are")
             raise
         finally:
             self._asked_at = time.monotonic()

@@ -15,8 +15,8 @@ from schema_registry.client.errors import ClientError
 
 from streams.codecs import AvroCodec, SchemaNeededError
 from streams.domain.errors import (
+    ConfigurationError,
     IncompatibleSchemaError,
-    PlatformError,
     RegistryAccessError,
     RegistryUnavailableError,
     UnknownSchemaError,
@@ -26,6 +26,7 @@ from streams.settings import Settings
 T = TypeVar("T")
 
 _TIMEOUT: Final = httpx.Timeout(5.0)
+_NOT_THIS_SCHEMA: Final = (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 class SchemaRegistry:
@@ -40,9 +41,9 @@ class SchemaRegistry:
         # The library makes an HTTP client for each call, which would make a TLS context each time; and it takes a CA
         # file only together with a client certificate.
         secure = self._url.startswith("https:")
-        self._client.client_kwargs["verify"] = (
-            ssl.create_default_context(cafile=settings.registry_ssl_ca_file) if secure else False
-        )
+        self._client.client_kwargs["verify"] = _tls(settings) if secure else False
+        # By status, before the library parses each answer as JSON, which a proxy's error page is not.
+        self._client.client_kwargs["event_hooks"] = {"response": [_check_status]}
 
     async def ping(self) -> None:
         """Return if the registry answers."""
@@ -63,7 +64,11 @@ class SchemaRegistry:
     async def schema(self, schema_id: int) -> str:
         """The text of a schema. Raises UnknownSchemaError."""
         async with self._translated(f"look up schema {schema_id}"):
-            found = await self._client.get_by_id(schema_id)
+            try:
+                found = await self._client.get_by_id(schema_id)
+            except ClientError as exc:
+                # What is left after _check_status: an id that the registry will not even look up.
+                raise UnknownSchemaError(f"the registry refuses schema id {schema_id}: {exc.message}") from exc
         if found is None:
             raise UnknownSchemaError(f"the registry has no schema with id {schema_id}")
         return json.dumps(found.raw_schema)
@@ -74,26 +79,43 @@ class SchemaRegistry:
             yield
         except httpx.HTTPError as exc:
             raise RegistryUnavailableError(f"cannot {doing} at {self._url}: {str(exc) or type(exc).__name__}") from exc
+        except _RefusedError as exc:
+            raise RegistryAccessError(f"cannot {doing} at {self._url}: {exc}") from exc
+        except _AwayError as exc:
+            raise RegistryUnavailableError(f"cannot {doing} at {self._url}: {exc}") from exc
         except json.JSONDecodeError as exc:
-            # The library parses every answer as JSON: 401 comes with none, and so does a proxy's error page.
-            raise RegistryAccessError(
-                f"cannot {doing} at {self._url}: the answer is not the registry's (401?)"
-            ) from exc
+            raise RegistryUnavailableError(f"cannot {doing} at {self._url}: the answer is no registry's") from exc
         except ClientError as exc:
-            raise self._from_status(exc, doing) from exc
+            detail = f"cannot {doing} at {self._url}: {exc.message} ({exc.http_code})"
+            reasons: Any = exc.server_traceback
+            if isinstance(reasons, dict):
+                detail += f": {reasons.get('message')}"
+            if exc.http_code in _NOT_THIS_SCHEMA:
+                raise IncompatibleSchemaError(detail) from exc
+            raise RegistryAccessError(detail) from exc
 
-    def _from_status(self, exc: ClientError, doing: str) -> PlatformError:
-        detail = f"cannot {doing} at {self._url}: {exc.message} ({exc.http_code})"
-        match exc.http_code:
-            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-                return RegistryAccessError(detail)
-            case HTTPStatus.CONFLICT | HTTPStatus.UNPROCESSABLE_ENTITY:
-                reasons: Any = exc.server_traceback
-                if isinstance(reasons, dict):
-                    detail += f": {reasons.get('message')}"
-                return IncompatibleSchemaError(detail)
-            case _:
-                return RegistryUnavailableError(detail)
+
+class _RefusedError(Exception):
+    pass
+
+
+class _AwayError(Exception):
+    pass
+
+
+async def _check_status(response: httpx.Response) -> None:
+    status = response.status_code
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise _RefusedError(f"refused ({status})")
+    if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or response.is_server_error:
+        raise _AwayError(f"not now ({status})")
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.registry_ssl_ca_file)
+    except OSError as exc:
+        raise ConfigurationError(f"STREAMS_REGISTRY_SSL_CA_FILE: {settings.registry_ssl_ca_file}: {exc}") from exc
 
 
 class SchemaLoader:

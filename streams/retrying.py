@@ -14,11 +14,6 @@ from streams.domain.retry import RetryPolicy
 T = TypeVar("T")
 
 
-def is_retriable(error: Exception) -> bool:
-    """Whether the same call may succeed later."""
-    return isinstance(error, PlatformError) and error.retriable
-
-
 async def retrying(
     attempt: Callable[[], Awaitable[T]],
     policy: RetryPolicy,

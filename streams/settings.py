@@ -98,21 +98,36 @@ class Settings(BaseSettings):
     aggregate_retention_hours: int = Field(24, ge=1, description="how long closed windows are served: hours, 1 or more")
 
     # Retries
-    retry_base_s: float = Field(0.1, gt=0, description="longest first delay between attempts: seconds")
-    retry_cap_s: float = Field(5.0, gt=0, description="longest delay between attempts: seconds")
+    retry_base_s: float = Field(0.1, gt=0, le=3_600, description="longest first delay between attempts: seconds")
+    retry_cap_s: float = Field(5.0, gt=0, le=3_600, description="longest delay between attempts: seconds")
 
     # Flink job
     flink_ui_port: Port = Field(8082, description="port of Flink's web UI and REST API: 1 to 65535")
     flink_dir: Path = Field(Path(".run/flink"), description="a directory for checkpoints and logs")
     flink_jars_dir: Path = Field(Path(".run/jars/flink"), description="the directory with the connector jars")
     flink_parallelism: int = Field(2, ge=1, description="parallel tasks of each operator: 1 or more")
-    flink_checkpoint_interval_s: float = Field(5.0, gt=0, description="seconds between checkpoints")
+    flink_checkpoint_interval_s: float = Field(5.0, gt=0, le=3_600, description="seconds between checkpoints")
     flink_heap_mb: int = Field(640, ge=256, description="JVM heap in MiB: 256 or more")
     flink_compiler: Literal["c1", "c2"] = Field(
         "c1", description="JVM compiler: c1 starts in half the time, c2 is faster after minutes of full load"
     )
     flink_out_of_orderness_s: int = Field(10, ge=0, description="how far event time may run backwards: seconds")
     flink_idle_timeout_s: int = Field(60, ge=1, description="seconds after which a silent partition is left out")
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _ports(cls, value: str) -> str:
+        for server in value.split(","):
+            if not 1 <= int(server.rpartition(":")[2]) <= 65_535:
+                raise ValueError(f"{server} has no port from 1 to 65535")
+        return value
+
+    @field_validator("event_topics")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("one topic or more, each once")
+        return value
 
     @field_validator("event_topics", mode="before")
     @classmethod
@@ -153,8 +168,11 @@ def load_settings() -> Settings:
 
     Raises ConfigurationError, which names each wrong variable, what it was and what it takes.
     """
+    secrets = os.environ.get("STREAMS_SECRETS_DIR")
+    if secrets is not None and not Path(secrets).is_dir():
+        raise ConfigurationError(f"STREAMS_SECRETS_DIR: {secrets!r} is no directory; it takes: a directory of secrets")
     try:
-        return Settings(_secrets_dir=os.environ.get("STREAMS_SECRETS_DIR"))
+        return Settings(_secrets_dir=secrets)
     except ValidationError as exc:
         raise ConfigurationError(_explain(exc)) from exc
 
@@ -167,7 +185,9 @@ def _explain(exc: ValidationError) -> str:
         if field is None:
             lines.append(error["msg"].removeprefix("Value error, "))
             continue
-        got = "" if "Secret" in str(field.annotation) else f" {error['input']!r}:"
+        # Not what may hold a password: a secret, or a URL with a user in it.
+        hidden = "Secret" in str(field.annotation) or "@" in str(error["input"])
+        got = "" if hidden else f" {error['input']!r}:"
         lines.append(
             f"{ENV_PREFIX}{str(location[0]).upper()}:{got} {error['msg'].removeprefix('Value error, ')};"
             f" it takes: {field.description}"

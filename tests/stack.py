@@ -84,6 +84,11 @@ class LocalServer(ABC):
         return self._process.pid
 
     @property
+    def returncode(self) -> int | None:
+        """The exit status, None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    @property
     def died(self) -> bool:
         """Whether it ended by itself."""
         return self.expected and self._process is not None and self._process.poll() is not None

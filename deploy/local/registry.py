@@ -62,8 +62,9 @@ def render_config(registry: Registry) -> str:
         "quarkus.otel.sdk.disabled": "true",
         "apicurio.storage.kind": "sql",
         "apicurio.storage.sql.kind": "h2",
-        # No ;AUTO_SERVER and no H2 console: the file is opened by this process alone.
-        "apicurio.datasource.url": f"jdbc:h2:file:{(registry.directory / 'data' / 'registry').resolve()}",
+        # No ;AUTO_SERVER and no H2 console: the file is opened by this process alone. No write delay either: records
+        # refer to a schema by its id, so one that was registered must be there after a crash.
+        "apicurio.datasource.url": f"jdbc:h2:file:{registry.directory.resolve() / 'data' / 'registry'};WRITE_DELAY=0",
         # The default opens twenty connections before the first request.
         "apicurio.datasource.jdbc.initial-size": 1,
         "apicurio.datasource.jdbc.min-size": 1,

@@ -116,7 +116,7 @@ class RegistryUnavailableError(UnavailableError):
 
 
 class RegistryAccessError(PlatformError):
-    """The schema registry refused the credentials (401) or the operation (403)."""
+    """The schema registry refused the credentials (401), or what was asked of it."""
 
     code = "registry_access"
 

@@ -15,7 +15,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
-from streams.domain.errors import KafkaAccessError, KafkaUnavailableError, PlatformError, RecordRejectedError
+from streams.domain.errors import ConfigurationError, KafkaAccessError, KafkaUnavailableError, PlatformError
 from streams.kafka.security import confluent_options
 from streams.settings import Settings
 
@@ -86,13 +86,18 @@ class TopicAdmin:
     async def differences(self, specs: Iterable[TopicSpec]) -> list[str]:
         """How the topics that exist differ from their specs, one line each."""
         wanted = {spec.name: spec for spec in specs}
-        partitions = await self.topics()
+        existing = (await asyncio.to_thread(self._list, _TIMEOUT_S)).topics
+        partitions = {name: len(topic.partitions) for name, topic in existing.items()}
         found = [f"{name} does not exist" for name in wanted if name not in partitions]
         found += [
             f"{name} has {partitions[name]} partitions, not {spec.partitions}"
             for name, spec in wanted.items()
             if name in partitions and partitions[name] != spec.partitions
         ]
+        for name, spec in wanted.items():
+            replicas = {len(p.replicas) for p in existing[name].partitions.values()} if name in existing else set()
+            if replicas - {spec.replication_factor}:
+                found.append(f"{name} has {max(replicas)} replicas, not {spec.replication_factor}")
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in partitions]
         for resource, done in self._client.describe_configs(resources).items() if resources else ():
             entries: Mapping[str, Any] = await self._result(done, f"read the configuration of {resource.name}")
@@ -127,6 +132,7 @@ def _translate(exc: KafkaException, doing: str) -> PlatformError:
         return _TopicExistsError(detail)
     if code in _ACCESS:
         return KafkaAccessError(detail)
-    if code in (KafkaError.INVALID_CONFIG, KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.INVALID_PARTITIONS):
-        return RecordRejectedError(detail)
+    if code in (KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS):
+        return ConfigurationError(detail)
+    # INVALID_REPLICATION_FACTOR is among what may pass: brokers of a cluster that starts come one by one.
     return KafkaUnavailableError(detail)

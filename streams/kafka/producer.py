@@ -118,12 +118,18 @@ class EventProducer:
             raise OverloadedError(f"{self.bytes_in_flight} bytes are waiting for Kafka")
         # Ours, and in the receipt too: aiokafka's receipts bear the time of the first record of their batch.
         timestamp_ms = time.time_ns() // 1_000_000
-        with translated(f"write to {record.topic}"):
-            sent = await client.send(
-                record.topic, record.value, key=record.key, headers=list(record.headers), timestamp_ms=timestamp_ms
-            )
+        # Counted from here on: aiokafka lets callers wait in send() while its batches are full.
         self.in_flight += 1
         self.bytes_in_flight += size
+        try:
+            with translated(f"write to {record.topic}"):
+                sent = await client.send(
+                    record.topic, record.value, key=record.key, headers=list(record.headers), timestamp_ms=timestamp_ms
+                )
+        except BaseException:
+            self.in_flight -= 1
+            self.bytes_in_flight -= size
+            raise
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
         def settle(done: asyncio.Future[RecordMetadata]) -> None:

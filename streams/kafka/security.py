@@ -18,7 +18,9 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
         if settings.kafka_ssl_cert_file is not None:
             context.load_cert_chain(settings.kafka_ssl_cert_file, settings.kafka_ssl_key_file)
     except OSError as exc:  # ssl.SSLError is an OSError
-        raise ConfigurationError(f"STREAMS_KAFKA_SSL_*_FILE: {exc}") from exc
+        raise ConfigurationError(
+            f"STREAMS_KAFKA_SSL_CA_FILE, STREAMS_KAFKA_SSL_CERT_FILE or STREAMS_KAFKA_SSL_KEY_FILE cannot be used: {exc}"
+        ) from exc
     return context
 
 

@@ -68,7 +68,8 @@ def stack(schema_registry, tmp_path: Path) -> Iterator[Stack]:
     """A broker of its own, since the job reads every topic `events.*`; a worker; the Flink job."""
     with running(KafkaBroker) as broker:
         addresses = {"kafka_bootstrap_servers": broker.bootstrap_servers, "registry_url": schema_registry.url}
-        worker = Worker(_made(tmp_path / "worker"), **addresses)
+        # A deadline that no stall of a small machine breaks: every count here is exact.
+        worker = Worker(_made(tmp_path / "worker"), **addresses, request_deadline_s=60)
         flink = FlinkJob(_made(tmp_path / "flink"), **addresses, app_id=worker.settings.app_id)
         try:
             # Both wait for what they need by themselves.

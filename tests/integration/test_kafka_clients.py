@@ -138,6 +138,21 @@ async def test_while_kafka_is_away_a_send_ends_at_its_deadline_and_memory_is_bou
     assert values == [b"before", b"during 0", b"during 1", b"during 2", b"after"]
 
 
+async def test_what_waits_for_room_in_a_batch_is_bounded_too(own_kafka_broker):
+    """Large records fill aiokafka's batches, and their callers wait inside it: they count as in flight."""
+    settings = settings_for(own_kafka_broker, max_in_flight_bytes=4_000_000)
+    topic = await new_topic(settings)
+    async with started(EventProducer(settings)) as producer:
+        await producer.send(OutgoingRecord(topic, b"k", b"before"), 5)
+        own_kafka_broker.kill()
+        record = OutgoingRecord(topic, b"k", b"x" * 900_000)
+        outcomes = await asyncio.gather(*[producer.send(record, 1) for _ in range(50)], return_exceptions=True)
+        assert sum(isinstance(outcome, OverloadedError) for outcome in outcomes) == 46
+        assert sum(isinstance(outcome, KafkaUnavailableError) for outcome in outcomes) == 4
+        assert producer.bytes_in_flight <= 4_000_000
+        own_kafka_broker.start()
+
+
 async def test_nothing_is_sent_before_the_producer_is_connected(kafka_broker):
     with pytest.raises(KafkaUnavailableError, match="not connected"):
         await EventProducer(settings_for(kafka_broker)).send(OutgoingRecord("t", b"k", b"v"), 1)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from streams import schemas
 from streams.codecs import AvroCodec, frame
 from streams.domain.aggregates import AggregatedEvent
-from streams.domain.errors import IncompatibleSchemaError, RegistryUnavailableError, UnknownSchemaError
+from streams.domain.errors import (
+    IncompatibleSchemaError,
+    RegistryAccessError,
+    RegistryUnavailableError,
+    UnknownSchemaError,
+)
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
 
@@ -55,6 +62,32 @@ async def test_an_unknown_writer_schema_is_loaded_by_id_and_an_absent_one_is_sai
     assert codec.knows(schema_id)
     with pytest.raises(UnknownSchemaError):
         await loader.read(lambda: codec.event_fields(frame(999_999, b"")))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (503, "<html>", RegistryUnavailableError),
+        (502, "", RegistryUnavailableError),
+        (429, "slow down", RegistryUnavailableError),
+        (200, "<html>", RegistryUnavailableError),
+        (401, "", RegistryAccessError),
+        (403, "{}", RegistryAccessError),
+        (400, '{"error_code": 400, "message": "no"}', UnknownSchemaError),
+        (404, '{"error_code": 40403, "message": "no"}', UnknownSchemaError),
+    ],
+)
+async def test_an_answer_is_judged_by_its_status_whatever_is_in_it(status, body, error):
+    """A proxy in front of the registry answers in HTML."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    async with TestServer(app) as server:
+        with pytest.raises(error):
+            await SchemaRegistry(Settings(registry_url=str(server.make_url("/")))).schema(7)
 
 
 async def test_a_registry_that_is_away_may_come_back():

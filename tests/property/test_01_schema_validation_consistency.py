@@ -187,7 +187,7 @@ class OneTopic(TopicCatalog):
     def __init__(self) -> None:
         pass
 
-    async def require(self, name: str) -> str:
+    async def require(self, name: str, *, certain: bool = False) -> str:
         return event_topic(name)
 
 

@@ -102,6 +102,31 @@ async def test_while_kafka_is_away_no_topic_is_called_unknown_and_kafka_is_left_
     assert admin.asked == 1
 
 
+async def test_a_certain_answer_is_never_older_than_the_question(monkeypatch):
+    monkeypatch.setattr("streams.publishing._RETRY_S", 0.01)
+    admin = CountingAdmin()
+    catalog = TopicCatalog(admin)
+    with pytest.raises(UnknownTopicError):
+        await catalog.require("new")
+    admin.names.append("events.new")
+    with pytest.raises(UnknownTopicError):
+        await catalog.require("new")
+    answers = await asyncio.gather(*[catalog.require("new", certain=True) for _ in range(100)])
+    assert set(answers) == {"events.new"}
+    assert admin.asked == 2
+
+
+async def test_after_a_question_that_was_cut_short_no_topic_is_called_unknown():
+    admin = CountingAdmin()
+    catalog = TopicCatalog(admin)
+    asking = asyncio.create_task(catalog.require("iot"))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
+    with pytest.raises(KafkaUnavailableError):
+        await catalog.require("iot")
+
+
 @pytest.mark.parametrize("name", ["platform.dlq", "dlq"])
 async def test_topics_of_the_platform_are_unknown_to_clients(name):
     with pytest.raises(UnknownTopicError):

@@ -220,3 +220,23 @@ def test_the_curl_has_a_valid_event_and_no_token():
     assert arguments[-1] == "http://127.0.0.1:16066/api/v1/events/clickstream"
     assert json.loads(arguments[arguments.index("-d") + 1])["timestamp"] == 1_700_000_000_000
     assert "Bearer" not in command
+
+
+# being told to end
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_stopping_is_harmless_when_nobody_reads_what_we_print(number):
+    """`make run 2>&1 | tee log`: Ctrl-C ends tee too, and what comes after must still stop everything."""
+    script = (
+        "import signal, threading; from deploy.local.interruption import Stop;"
+        f"stop = Stop(threading.Event(), stopping=True); stop.handle(signal.{number}, None);"
+        "raise SystemExit(7 if stop.event.is_set() else 1)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=writer, stderr=writer, check=False)
+    finally:
+        os.close(writer)
+    assert done.returncode == 7

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streams.domain.errors import ConfigurationError
+from streams.registry import SchemaRegistry
 from streams.settings import ENV_PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,10 @@ def test_the_defaults_are_those_of_the_local_stack():
         ("REQUEST_DEADLINE_S", "0"),
         ("LOG_LEVEL", "loud"),
         ("APP_ID", "Über"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost:99999"),
+        ("EVENT_TOPICS", ""),
+        ("EVENT_TOPICS", "iot,iot"),
+        ("RETRY_CAP_S", "inf"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_it_takes(monkeypatch, name, value):
@@ -83,6 +88,30 @@ def test_a_refused_secret_is_not_shown(monkeypatch):
         load_settings()
     assert "STREAMS_JWT_SECRET" in str(refused.value)
     assert "too-short-to-show" not in str(refused.value)
+
+
+def test_a_password_in_a_refused_url_is_not_shown(monkeypatch):
+    monkeypatch.setenv("STREAMS_REGISTRY_URL", "http://someone:hunter2@registry/")
+    with pytest.raises(ConfigurationError, match="STREAMS_REGISTRY_URL") as refused:
+        load_settings()
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["absent", "file"])
+def test_a_directory_of_secrets_that_is_none_stops_the_start(monkeypatch, tmp_path, kind):
+    place = tmp_path / kind
+    if kind == "file":
+        place.write_text("")
+    monkeypatch.setenv("STREAMS_SECRETS_DIR", str(place))
+    with pytest.raises(ConfigurationError, match="STREAMS_SECRETS_DIR"):
+        load_settings()
+
+
+def test_a_ca_file_that_cannot_be_read_is_named(monkeypatch):
+    monkeypatch.setenv("STREAMS_REGISTRY_URL", "https://registry")
+    monkeypatch.setenv("STREAMS_REGISTRY_SSL_CA_FILE", "/nowhere/ca.pem")
+    with pytest.raises(ConfigurationError, match="STREAMS_REGISTRY_SSL_CA_FILE"):
+        SchemaRegistry(load_settings())
 
 
 def test_secrets_come_from_files_too(monkeypatch, tmp_path):
