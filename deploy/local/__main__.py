@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.local import stack
 from deploy.local.paths import ROOT
 from deploy.local.progress import paint
-from deploy.local.settings import load_local_settings
+from deploy.local.settings import keep_together, load_local_settings
 from streams.domain.errors import ConfigurationError
 from streams.settings import load_settings
 
@@ -25,7 +25,9 @@ def main() -> int:
     # The settings' relative paths are meant from the checkout, wherever one calls from.
     os.chdir(ROOT)
     try:
-        one = stack.load(load_settings(), load_local_settings(), arguments.procfile)
+        local = load_local_settings()
+        keep_together(local)
+        one = stack.load(load_settings(), local, arguments.procfile)
         match arguments.command:
             case "up":
                 return one.up(table=not arguments.no_table)

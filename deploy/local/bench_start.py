@@ -29,7 +29,7 @@ from deploy.local import memory, ports, procfile, stack
 from deploy.local.paths import ROOT
 from deploy.local.progress import paint
 from deploy.local.readiness import checks
-from deploy.local.settings import load_local_settings
+from deploy.local.settings import keep_together, load_local_settings
 from deploy.local.supervisor import NotRunningError
 from streams.domain.errors import ConfigurationError
 from streams.domain.naming import AGGREGATES
@@ -109,14 +109,8 @@ def fresh_directory(keep: bool) -> Iterator[Path]:  # noqa: FBT001 - its one cal
     archives.mkdir(exist_ok=True)
     (directory / "cds").symlink_to(archives)
     before = dict(os.environ)
-    os.environ.update(
-        {
-            "STREAMS_LOCAL_RUN_DIR": str(directory),
-            "STREAMS_DATA_DIR": str(directory / "worker"),
-            "STREAMS_FLINK_DIR": str(directory / "flink"),
-            "STREAMS_JWT_SECRET_FILE": str(directory / "secrets" / "jwt-hs256.key"),
-        }
-    )
+    os.environ["STREAMS_LOCAL_RUN_DIR"] = str(directory)
+    keep_together(load_local_settings())
     try:
         yield directory
     finally:

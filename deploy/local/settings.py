@@ -5,6 +5,7 @@ Ports that components share come from `streams.settings`: moving a port is movin
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -58,6 +59,20 @@ def load_local_settings() -> LocalSettings:
             takes = LocalSettings.model_fields[name].description
             lines.append(f"{ENV_PREFIX}{name.upper()}: {error['input']!r}: {error['msg']}; it takes: {takes}")
         raise ConfigurationError("\n".join(lines)) from exc
+
+
+def keep_together(local: LocalSettings) -> None:
+    """Put the data of every component below the run directory, unless a setting of its own says otherwise.
+
+    A new Kafka must not meet the checkpoints and tables of another one.
+    """
+    places = {
+        "STREAMS_DATA_DIR": local.run_dir / "worker",
+        "STREAMS_FLINK_DIR": local.run_dir / "flink",
+        "STREAMS_JWT_SECRET_FILE": local.run_dir / "secrets" / "jwt-hs256.key",
+    }
+    for name, place in places.items():
+        os.environ.setdefault(name, str(place))
 
 
 def kafka_port(settings: Settings) -> int:

@@ -64,7 +64,7 @@ class Files:
 
 
 def render_config(processes: Sequence[Process], files: Files, *, stop_timeout_s: int, user: str | None) -> str:
-    """The configuration of supervisorduration: priority is the order of the Procfile, so stopping is the reverse of starting.
+    """The configuration of supervisord: priority is the order of the Procfile, so stopping is the reverse of starting.
 
     `user` is given for root alone: supervisord warns when root does not say that it means it.
     Raises ConfigurationError for a command that supervisord would read in another way.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def curl(settings: Settings, header: Path, now_ms: int) -> str:
     """A command that posts one event, ready to be pasted."""
     event = {"event_type": "page.view", "user_id": "me", "timestamp": now_ms, "payload": {"page": "/hello"}}
     return (
-        f"curl -i -H @{header} -H 'Content-Type: application/json' \\\n"
+        f"curl -i -H {shlex.quote(f'@{header.resolve()}')} -H 'Content-Type: application/json' \\\n"
         f"    -d '{json.dumps(event)}' http://127.0.0.1:{settings.web_port}/api/v1/events/clickstream"
     )
 
@@ -75,7 +76,7 @@ def text(settings: Settings, header: Path | None, now_ms: int) -> str:
     if header is not None:
         lines += [
             "",
-            f"All but health and metrics needs the token; it is good for 24 hours: curl -H @{header} URL",
+            f"All but health and metrics needs the token; it is good for 24 hours: curl -H {shlex.quote(f'@{header.resolve()}')} URL",
             "Publish an event:",
             f"  {curl(settings, header, now_ms)}",
         ]

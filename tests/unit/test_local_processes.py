@@ -216,7 +216,7 @@ def test_a_secret_is_never_readable_by_others(tmp_path):
 def test_the_curl_has_a_valid_event_and_no_token():
     command = welcome.curl(Settings(web_port=16_066), Path(".run/secrets/dev-token.header"), 1_700_000_000_000)
     arguments = shlex.split(command)
-    assert "@.run/secrets/dev-token.header" in arguments
+    assert f"@{Path('.run/secrets/dev-token.header').resolve()}" in arguments
     assert arguments[-1] == "http://127.0.0.1:16066/api/v1/events/clickstream"
     assert json.loads(arguments[arguments.index("-d") + 1])["timestamp"] == 1_700_000_000_000
     assert "Bearer" not in command

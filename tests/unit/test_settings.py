@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.settings import ENV_PREFIX as LOCAL_PREFIX
+from deploy.local.settings import LocalSettings
 from streams.domain.errors import ConfigurationError
 from streams.registry import SchemaRegistry
 from streams.settings import ENV_PREFIX, Settings, load_settings
@@ -126,9 +128,11 @@ def test_secrets_come_from_files_too(monkeypatch, tmp_path):
 
 def test_every_setting_says_what_it_takes_and_is_documented():
     page = (ROOT / "docs" / "settings.md").read_text()
-    for name, field in Settings.model_fields.items():
-        assert field.description, name
-        assert f"`{ENV_PREFIX}{name.upper()}`" in page, name
+    for prefix, model in ((ENV_PREFIX, Settings), (LOCAL_PREFIX, LocalSettings)):
+        for name, field in model.model_fields.items():
+            assert field.description, name
+            assert f"| `{prefix}{name.upper()}` |" in page, name
+            assert field.description in page, name
 
 
 def test_the_worker_says_what_is_wrong_without_a_traceback():
