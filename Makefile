@@ -24,16 +24,16 @@ run: ready ## set up, run the whole platform in the foreground, show it live; Ct
 	@exec $(VENV)/python -m deploy.local up
 
 .PHONY: down
-down: ready ## stop the platform from elsewhere
-	@exec $(VENV)/python -m deploy.local down
+down: ## stop the platform from elsewhere
+	@if [ -x $(VENV)/python ]; then exec $(VENV)/python -m deploy.local down; else echo "nothing is set up, so nothing runs"; fi
 
 .PHONY: reset
-reset: ready ## stop, and remove the data (topics, schemas, tables, checkpoints, logs)
-	@exec $(VENV)/python -m deploy.local reset
+reset: ## stop, and remove the data (topics, schemas, tables, checkpoints, logs)
+	@if [ -x $(VENV)/python ]; then exec $(VENV)/python -m deploy.local reset; else echo "nothing is set up, so there is nothing to remove"; fi
 
 .PHONY: status
-status: ready ## what runs
-	@exec $(VENV)/python -m deploy.local status
+status: ## what runs
+	@if [ -x $(VENV)/python ]; then $(VENV)/python -m deploy.local status || true; else echo "nothing is set up, so nothing runs"; fi
 
 .PHONY: logs
 logs: ## follow the logs of every process

@@ -18,7 +18,7 @@ import aiohttp
 from deploy.local.java import java_home
 from deploy.local.paths import JARS, VENV_FLINK
 from deploy.local.readiness import answers, job_runs
-from streams.kafka.consumer import LogReader, Record
+from streams.kafka.consumer import Record, open_reader
 from streams.settings import ENV_PREFIX, Settings
 from tests.stack import LocalServer, free_ports
 from web.auth import make_token
@@ -120,13 +120,9 @@ def running_worker(**settings: object) -> Iterator[Worker]:
 
 async def read_topic(settings: Settings, topic: str) -> list[Record]:
     """Every committed record of a topic."""
-    reader = LogReader(settings, client_id="test")
-    await reader.start()
-    try:
+    async with open_reader(settings, "test") as reader:
         spans = await reader.spans(await reader.partitions([topic]))
         return [record async for records in reader.read(spans) for record in records]
-    finally:
-        await reader.stop()
 
 
 async def eventually(check: Any, within_s: float = 30.0) -> Any:

@@ -65,7 +65,8 @@ def holder(port: int) -> str:
             listens = connection.status == psutil.CONN_LISTEN and connection.pid
             if listens and connection.laddr and connection.laddr.port == port:
                 process = psutil.Process(connection.pid)
-                return f"held by process {process.pid} ({' '.join(process.cmdline())[:80] or process.name()})"
+                # Its name alone: arguments of a stranger's process may be secret.
+                return f"held by process {process.pid} ({process.name()})"
     except psutil.Error:
         pass
     return "held by a process that we may not see"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import orjson
 from faust.cli import AppCommand, option
@@ -13,8 +11,7 @@ from rich.table import Table
 
 from streams.commands.running import plain_errors
 from streams.faust_app import app
-from streams.kafka.consumer import LogReader
-from streams.settings import Settings
+from streams.kafka.consumer import open_reader
 
 
 @app.command(
@@ -50,14 +47,3 @@ async def topics(self: AppCommand, as_json: bool, everything: bool) -> None:
     for row in rows:
         table.add_row(str(row["topic"]), str(row["partitions"]), f"{row['records']:,}")
     Console().print(table)
-
-
-@asynccontextmanager
-async def open_reader(settings: Settings, purpose: str) -> AsyncIterator[LogReader]:
-    """A reader that is closed at the end."""
-    reader = LogReader(settings, client_id=f"{settings.app_id}-{purpose}")
-    await reader.start()
-    try:
-        yield reader
-    finally:
-        await reader.stop()

@@ -22,7 +22,7 @@ from streams.domain.errors import (
 )
 from streams.domain.retry import RetryPolicy
 from streams.generators.emission import Emission
-from streams.generators.sink import Outcome, Verdict
+from streams.generators.sink import AbandonedError, Outcome, Verdict
 from streams.retrying import retrying
 from streams.settings import Settings
 
@@ -49,12 +49,6 @@ class _Problem(msgspec.Struct, frozen=True):
     code: str | None = None
     detail: str | None = None
     errors: tuple[_FieldProblem, ...] = ()
-
-
-class _AbandonedError(PlatformError):
-    """The run is being stopped, so there is no further attempt."""
-
-    code = "abandoned"
 
 
 class _UncertainError(UnavailableError):
@@ -122,7 +116,7 @@ class HttpSink:
 
         try:
             answer = await retrying(attempt, self._policy, on_retry=count_retry)
-        except _AbandonedError:
+        except AbandonedError:
             return Outcome(Verdict.FAILED, retries - 1, uncertain)
         except UnavailableError as exc:
             spent = f"an event was tried for {self._give_up_after_s:g} s and {retries + 1} attempts"
@@ -188,7 +182,7 @@ class HttpSink:
             except TimeoutError:
                 continue
         if retries and self._abandoned.is_set():
-            raise _AbandonedError
+            raise AbandonedError
 
 
 def _problem(body: bytes) -> _Problem:

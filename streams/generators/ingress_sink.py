@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streams.domain.errors import KafkaUnavailableError, PlatformError
+from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC
 from streams.domain.naming import INGRESS
 from streams.generators.emission import Emission
-from streams.generators.sink import Outcome, Verdict
+from streams.generators.sink import AbandonedError, Outcome, Verdict
 from streams.retrying import retrying
 from streams.settings import Settings
 
@@ -24,12 +25,6 @@ class SendRecord(Protocol):
     ) -> object:
         """Write it."""
         ...
-
-
-class _AbandonedError(PlatformError):
-    """The run is being stopped, so there is no further attempt."""
-
-    code = "abandoned"
 
 
 class IngressSink:
@@ -48,12 +43,12 @@ class IngressSink:
         """See Sink."""
         retries = 0
         uncertain = False
-        headers = (("event-topic", emission.topic.encode()), ("content-type", b"application/json"))
+        headers = ((EVENT_TOPIC, emission.topic.encode()), (CONTENT_TYPE, b"application/json"))
 
         async def attempt() -> None:
             nonlocal uncertain
             if retries and self._abandoned:
-                raise _AbandonedError
+                raise AbandonedError
             try:
                 await self._send(INGRESS, emission.key, emission.body, headers)
             except KafkaUnavailableError:
@@ -66,7 +61,7 @@ class IngressSink:
 
         try:
             await retrying(attempt, self._policy, on_retry=count_retry)
-        except _AbandonedError:
+        except AbandonedError:
             return Outcome(Verdict.FAILED, retries - 1, uncertain)
         except PlatformError as exc:
             return Outcome(Verdict.FAILED, retries, uncertain, fatal=exc)

@@ -36,6 +36,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """Why the run cannot go on, where it cannot."""
 
 
+class AbandonedError(Exception):
+    """The run is being stopped, so there is no further attempt. No error of the platform's: no retry catches it."""
+
+
 class Sink(Protocol):
     """Somewhere to send to. Its owner closes it."""
 

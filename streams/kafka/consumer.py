@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -157,3 +158,14 @@ class LogReader:
         if self._consumer is None:
             raise RuntimeError("the reader is not started")
         return self._consumer
+
+
+@asynccontextmanager
+async def open_reader(settings: Settings, purpose: str) -> AsyncIterator[LogReader]:
+    """A reader for one purpose, which its client id tells the broker; it is closed at the end."""
+    reader = LogReader(settings, client_id=f"{settings.app_id}-{purpose}")
+    await reader.start()
+    try:
+        yield reader
+    finally:
+        await reader.stop()

@@ -350,3 +350,47 @@ def test_the_commands_end_cleanly_on_ctrl_c(kafka_broker, schema_registry, tmp_p
     assert watch.returncode == 0
     assert "Traceback" not in (tmp_path / "out").read_text()
     assert "Unclosed" not in (tmp_path / "out").read_text()
+
+
+def command(worker: Worker, *arguments: str) -> str:
+    """What a command prints on standard output; it must succeed."""
+    done = subprocess.run(
+        [str(BIN / "faust"), "-A", "streams", *arguments],
+        cwd=ROOT, env=worker.environment, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("via", ["http", "ingress"])
+async def test_the_generator_command_says_what_it_sent_and_that_is_what_is_there(worker, via):
+    before = {row["topic"]: row["records"] for row in json.loads(command(worker, "topics", "--json"))}
+    options = ["--kind", "iot", "--count", "300", "--rate", "2000", "--invalid-ratio", "0.1", "--seed", "7"]
+    totals = json.loads(command(worker, "generate", *options, "--via", via, "--json"))
+    sent = totals["topics"]["iot"]
+    assert (sent["emitted"], sent["failed"], sent["surprises"]) == (300, 0, 0)
+    assert sent["rejected"] > 0
+
+    async def counted() -> bool:
+        now = {
+            row["topic"]: row["records"]
+            for row in json.loads(await asyncio.to_thread(command, worker, "topics", "--json"))
+        }
+        buried = sent["rejected"] if via == "ingress" else 0
+        return (now["events.iot"], now[DLQ]) == (before["events.iot"] + sent["accepted"], before[DLQ] + buried)
+
+    await eventually(counted)
+
+
+async def test_a_token_of_the_command_opens_what_its_scope_says(worker):
+    token = command(worker, "token", "--scope", "events:write:iot", "--ttl", "5m").strip()
+    async with aiohttp.ClientSession(worker.url, headers={"Authorization": f"Bearer {token}"}) as client:
+        async with client.post("/api/v1/events/iot", json=document()) as response:
+            assert response.status == 201
+        async with client.post("/api/v1/events/clickstream", json=document()) as response:
+            assert response.status == 403
+
+
+@pytest.mark.parametrize("name", ["generate", "token", "topics", "watch"])
+def test_every_command_explains_itself(worker, name):
+    assert "--help" in command(worker, name, "--help")
