@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, cast
@@ -172,7 +174,29 @@ def create_app(settings: Settings) -> StreamsApp:
         loghandlers=[],
     )
     app.platform = Platform(settings, loop=app.loop, beacon=app.beacon)
+
+    async def begin_to_stop(*_: object, **__: object) -> None:
+        _end_in(settings.shutdown_deadline_s)
+
+    app.on_before_shutdown.connect(begin_to_stop, weak=False)
     return app
+
+
+def _end_in(seconds: float) -> None:
+    """End the process when it has not stopped in time.
+
+    While Kafka is away, Faust's consumer and producer wait for it without end. What was not committed is read again
+    by the next worker, as after a kill.
+    """
+
+    def end() -> None:
+        log.error("not stopped within %g s: ending as it is; what is not committed will be read again", seconds)
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path(".run/worker"), description="a directory for the worker's local state")
 
+    shutdown_deadline_s: float = Field(
+        15.0, gt=0, le=600, description="seconds that a worker has to stop in order before it just ends: up to 600"
+    )
+
     # Kafka
     kafka_bootstrap_servers: HostPorts = Field(
         "127.0.0.1:9092", description="brokers as host:port, separated by commas"

@@ -130,6 +130,35 @@ async def test_an_aborted_transaction_leaves_no_event_and_no_dead_letter(broker,
         worker.stop()
 
 
+async def test_a_worker_stops_in_time_while_kafka_is_away_and_loses_nothing(
+    own_kafka_broker, schema_registry, tmp_path: Path
+):
+    worker = Worker(
+        tmp_path,
+        kafka_bootstrap_servers=own_kafka_broker.bootstrap_servers,
+        registry_url=schema_registry.url,
+        shutdown_deadline_s=4,
+    )
+    worker.start()
+    try:
+        ids = {str(uuid.uuid4()) for _ in range(50)}
+        await to_ingress(worker.settings, *[document(event_id=event_id) for event_id in ids])
+        own_kafka_broker.kill()
+        began = time.monotonic()
+        await asyncio.to_thread(worker.stop)
+        assert time.monotonic() - began < 12
+        assert "not stopped within 4 s" in worker.log.read_text()
+        own_kafka_broker.start()
+        worker.start()
+
+        async def all_there() -> bool:
+            return ids <= set(await ids_in(worker.settings, "events.iot"))
+
+        await eventually(all_there)
+    finally:
+        worker.stop()
+
+
 async def test_a_worker_that_stops_says_goodbye_to_its_watchers(broker, schema_registry, tmp_path: Path):
     worker = Worker(tmp_path, kafka_bootstrap_servers=broker.bootstrap_servers, registry_url=schema_registry.url)
     worker.start()
