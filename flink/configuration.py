@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from flink.checkpoints import checkpoints_dir
+from flink.java import scratch
 from streams.settings import Settings
 
 LOOPBACK: Final = "127.0.0.1"
@@ -77,5 +78,5 @@ def _checkpoints(settings: Settings) -> dict[str, str]:
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "2",
         "state.backend.type": "hashmap",
-        "io.tmp.dirs": str((settings.flink_dir / "tmp").resolve()),
+        "io.tmp.dirs": str(scratch(settings)),
     }

@@ -81,6 +81,11 @@ def classpath(home: Path, jars_dir: Path) -> list[Path]:
     return [*sorted((home / "lib").glob("*.jar")), *sorted((home / "opt").glob("flink-python-*.jar")), *connectors]
 
 
+def scratch(settings: Settings) -> Path:
+    """Where temporary files go: Flink unpacks 45 MB at each start, and a killed JVM leaves them."""
+    return (settings.flink_dir / "tmp").resolve()
+
+
 def command(settings: Settings, java: Path, jars: Sequence[Path]) -> list[str]:
     """The JVM's command line. It has no secrets: anyone on the machine can read it."""
     return [
@@ -96,6 +101,7 @@ def command(settings: Settings, java: Path, jars: Sequence[Path]) -> list[str]:
         "-XX:-UsePerfData",
         *OPENS,
         "-Djava.awt.headless=true",
+        f"-Djava.io.tmpdir={scratch(settings)}",
         f"-Dlog4j2.configurationFile={LOG_CONFIGURATION}",
         f"-Dstreams.flink.root-level={ROOT_LEVELS[settings.log_level]}",
         "-cp",
@@ -121,8 +127,8 @@ def environment(environ: Mapping[str, str], home: Path, handshake: Path) -> dict
 class Jvm:
     """A JVM with a gateway for py4j. Its owner calls `stop`."""
 
-    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], home: Path) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="flink-gateway-")
+    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], home: Path, temporary: Path) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="gateway-", dir=temporary)
         self._handshake = Path(self._directory.name) / "port"
         self._process = subprocess.Popen(
             arguments,

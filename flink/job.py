@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -47,11 +48,14 @@ def main() -> int:
         pipeline = build(settings)
         home = java.flink_home()
         command = java.command(settings, java.java_home(os.environ), java.classpath(home, settings.flink_jars_dir))
-        (settings.flink_dir / "tmp").mkdir(parents=True, exist_ok=True)
+        temporary = java.scratch(settings)
+        # What a killed one has left; nobody else uses the directory.
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         # A signal may raise Stopped from here on.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
-        jvm = java.Jvm(command, os.environ, home)
+        jvm = java.Jvm(command, os.environ, home, temporary)
         run(settings, pipeline, jvm)
     except Stopped:
         log.info("stopped")

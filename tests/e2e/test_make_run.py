@@ -43,6 +43,7 @@ def test_the_whole_platform_starts_in_one_command_and_ends_with_ctrl_c(tmp_path:
         "local_generator_rate": 20,
         "local_generator_history": "2m",
     }
+    temporary = left_in_tmp()
     out = tmp_path / "out"
     with out.open("w") as log:
         up = subprocess.Popen(
@@ -73,6 +74,7 @@ def test_the_whole_platform_starts_in_one_command_and_ends_with_ctrl_c(tmp_path:
     assert places == sorted(places), said
     assert "no process is left" in said
     assert ours(run_dir) == []
+    assert left_in_tmp() == temporary
     assert not answers(f"http://127.0.0.1:{web}/api/v1/health/live")
 
 
@@ -96,6 +98,11 @@ def wait_for_windows(port: int, run_dir: Path) -> None:
             time.sleep(0.5)
             with urllib.request.urlopen(request, timeout=10) as response:
                 answer = json.load(response)
+
+
+def left_in_tmp() -> set[Path]:
+    """What JVMs like to leave behind."""
+    return {path for kind in ("flink*", "vertx*", "kafka*", "junit*", "apicurio*") for path in Path("/tmp").glob(kind)}
 
 
 def ours(run_dir: Path) -> list[psutil.Process]:

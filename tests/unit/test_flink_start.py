@@ -117,6 +117,7 @@ def test_the_jvm_gets_its_memory_and_compiler_from_the_settings_and_no_secret():
     line = java.command(settings, Path("/java"), [Path("/a.jar"), Path("/b.jar")])
     assert line[0] == "/java/bin/java"
     assert "-Xmx777m" in line
+    assert f"-Djava.io.tmpdir={settings.flink_dir.resolve()}/tmp" in line
     assert "-XX:TieredStopAtLevel=1" not in line
     assert line[-3:] == ["-cp", "/a.jar:/b.jar", java.GATEWAY]
     assert not any("hush" in part for part in line)
