@@ -5,19 +5,17 @@ A Faust agent whose body raises acknowledges the event and forgets it, so no age
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 
 from streams.domain.dead_letters import bury
 from streams.domain.errors import KafkaAccessError, PlatformError, RegistryAccessError, UnavailableError
 from streams.domain.naming import DLQ
-from streams.domain.retry import RetryPolicy
 from streams.faust_app import Platform
 from streams.kafka.consumer import Record
 from streams.kafka.producer import MAX_DEAD_LETTER_BYTES, OutgoingRecord
 from streams.publishing import now_ms
+from streams.retrying import is_retriable, retrying
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +25,19 @@ async def see_to(platform: Platform, record: Record, work: Callable[[], Awaitabl
 
     Whatever the error is, a bug of ours too: the record is kept, with the reason, and the agent goes on.
     """
-    policy = platform.settings.retry_policy()
     failures = 0
-    while True:
-        try:
-            await work()
-        except Exception as exc:
-            failures += 1
-            if not may_pass(exc):
-                if not isinstance(exc, PlatformError):
-                    log.exception("%s cannot be processed", _place(record))
-                await dead_letter(platform, record, exc, attempts=failures)
-                return
-            await _pause(policy, _place(record), exc, failures)
-        else:
-            return
+
+    def told(error: Exception, so_far: int) -> None:
+        nonlocal failures
+        failures = so_far
+        _say(_place(record), error, so_far)
+
+    try:
+        await retrying(work, platform.settings.retry_policy(), may_pass=may_pass, on_retry=told)
+    except Exception as exc:
+        if not isinstance(exc, PlatformError):
+            log.exception("%s cannot be processed", _place(record))
+        await dead_letter(platform, record, exc, attempts=failures + 1)
 
 
 def may_pass(error: Exception) -> bool:
@@ -49,32 +45,29 @@ def may_pass(error: Exception) -> bool:
 
     Refused credentials and missing rights are no fault of the record: they are waited out too.
     """
-    return isinstance(error, KafkaAccessError | RegistryAccessError) or (
-        isinstance(error, PlatformError) and error.retriable
-    )
+    return is_retriable(error) or isinstance(error, KafkaAccessError | RegistryAccessError)
 
 
 async def dead_letter(platform: Platform, record: Record, error: Exception, *, attempts: int) -> None:
     """Write the record's dead letter and wait, for as long as it takes, until Kafka has it. Never raises."""
-    policy = platform.settings.retry_policy()
-    failures = 0
-    while True:
-        try:
-            await platform.producer.deliver(_buried(platform, record, error, attempts))
-        except Exception as exc:  # noqa: BLE001
-            # Whatever it is, going on would lose the record: hold the partition, and say so.
-            failures += 1
-            await _pause(policy, f"the dead letter of {_place(record)}", exc, failures)
-        else:
-            log.debug("%s is dead: %s", _place(record), error)
-            return
+
+    async def write() -> None:
+        await platform.producer.deliver(_buried(platform, record, error, attempts))
+
+    await retrying(
+        write,
+        platform.settings.retry_policy(),
+        # Whatever it is, going on would lose the record: hold the partition, and say so.
+        may_pass=lambda _: True,
+        on_retry=lambda refusal, so_far: _say(f"the dead letter of {_place(record)}", refusal, so_far),
+    )
+    log.debug("%s is dead: %s", _place(record), error)
 
 
-async def _pause(policy: RetryPolicy, what: str, error: Exception, failures: int) -> None:
+def _say(what: str, error: Exception, failures: int) -> None:
     # The first, and then fewer and fewer: Kafka may be away for hours.
     if failures & (failures - 1) == 0:
         log.warning("%s, attempt %d failed: %s", what, failures, error)
-    await asyncio.sleep(policy.delay_s(failures, 0, random.random()) or 0)
 
 
 def _buried(platform: Platform, record: Record, error: Exception, attempts: int) -> OutgoingRecord:

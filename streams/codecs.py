@@ -136,9 +136,8 @@ class AvroCodec:
 
     def _write(self, schema: Schema, record: dict[str, Any], schema_id: int) -> bytes:
         out = io.BytesIO()
-        out.write(_HEADER.pack(0, schema_id))
         fastavro.schemaless_writer(out, schema, record)
-        return out.getvalue()
+        return frame(schema_id, out.getvalue())
 
     def _read(self, reader: Schema, data: bytes) -> Mapping[str, object]:
         schema_id, body = unframe(data)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from streams.domain.errors import PlatformError
-
-Headers = tuple[tuple[str, bytes], ...]
+from streams.domain.headers import Headers
 
 REPLAYS_HEADER = "dlq-replays"
 MAX_DETAIL = 1_000
