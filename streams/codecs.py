@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -18,7 +19,7 @@ import msgspec
 from fastavro.schema import parse_schema
 from google.protobuf.message import DecodeError
 
-from streams import schemas
+from streams import avro_event, schemas
 from streams.domain.aggregates import AggregatedEvent
 from streams.domain.dead_letters import DeadLetter
 from streams.domain.envelope import Event
@@ -33,6 +34,9 @@ T = TypeVar("T")
 
 _HEADER: Final = struct.Struct(">bI")
 HEADER_BYTES: Final = _HEADER.size
+
+_WHITESPACE: Final = b" \t\r\n"
+_CONTROL: Final = re.compile(rb"[^\t\r\n -\xff]")
 
 
 class Format(StrEnum):
@@ -49,6 +53,23 @@ class Format(StrEnum):
             return cls(content_type.partition(";")[0].strip().lower())
         except ValueError:
             raise UnsupportedFormatError(content_type, tuple(cls)) from None
+
+    @classmethod
+    def detect(cls, data: bytes) -> Format:
+        """The format of bytes that came without a content type.
+
+        - Avro: a zero byte and at least four more (Confluent's wire format).
+        - JSON: the first byte that is no whitespace is `{`; or there is nothing, or text of any other kind, so that
+          the error for an array, a number or a forgotten brace is the one about JSON.
+        - Protobuf: the rest. A valid event is always among it, whatever field it begins with (0x22 is the tag of
+          `user_id` and a quote): the tags of the required fields, 0x12 and 0x18, are control characters, which no
+          text has; and where it begins with whitespace, the tag 0x0a of `event_id`, a UUID's length follows.
+        """
+        if data.startswith(b"\x00") and len(data) >= HEADER_BYTES:
+            return cls.AVRO
+        if data.lstrip(_WHITESPACE).startswith(b"{") or not _CONTROL.search(data):
+            return cls.JSON
+        return cls.PROTOBUF
 
 
 class SchemaNeededError(Exception):
@@ -89,10 +110,16 @@ class AvroCodec:
         self._dead_letter = parse(schemas.DLQ_MESSAGE)
         self._writers: dict[int, Schema] = {}
         self._readers: dict[tuple[int, str], Schema] = {}
+        # What the records begin with that are laid out as our own `Event`: most of them, and read without fastavro.
+        self._event_heads: set[bytes] = set()
 
     def add_schema(self, schema_id: int, text: str) -> None:
         """Learn a writer schema. Raises ValueError where the text is no Avro schema."""
-        self._writers[schema_id] = parse(text)
+        writer = self._writers[schema_id] = parse(text)
+        if _layout(writer) == _layout(self._event):
+            self._event_heads.add(frame(schema_id, b""))
+        else:
+            self._event_heads.discard(frame(schema_id, b""))
 
     def knows(self, schema_id: int) -> bool:
         """Whether records of this schema can be read without asking the registry."""
@@ -100,7 +127,7 @@ class AvroCodec:
 
     def encode_event(self, event: Event, schema_id: int) -> bytes:
         """A framed event, written with the schema `Event` under this id."""
-        return self._write(self._event, msgspec.structs.asdict(event), schema_id)
+        return frame(schema_id, avro_event.encode(event))
 
     def event_fields(self, data: bytes) -> Mapping[str, object]:
         """The envelope of a framed event, whatever schema it was written with; not validated.
@@ -111,7 +138,12 @@ class AvroCodec:
 
     def decode_event(self, data: bytes) -> Event:
         """An event of a topic `events.*`, which was validated before it was stored. Raises as `event_fields`."""
-        return self._struct(Event, self._read(self._event, data))
+        if data[:HEADER_BYTES] not in self._event_heads:
+            return self._struct(Event, self._read(self._event, data))
+        try:
+            return avro_event.decode(data, HEADER_BYTES)
+        except MalformedEventError as exc:
+            raise MalformedEventError(f"not a record of schema {unframe(data)[0]}: {exc.errors[0].message}") from exc
 
     def encode_aggregate(self, aggregate: AggregatedEvent, schema_id: int) -> bytes:
         """A framed window result."""
@@ -243,6 +275,26 @@ def write_event(event: Event, format_: Format, avro: AvroCodec, schema_id: int) 
             return avro.encode_event(event, schema_id)
         case Format.PROTOBUF:
             return event_to_protobuf(event)
+
+
+def _layout(schema: Schema) -> object:
+    """What decides how a record's bytes are laid out: the names and types of its fields, in their order.
+
+    The record's own name, docs, defaults and aliases do not count; nor does anything but a record have one.
+    """
+    if not isinstance(schema, dict) or schema["type"] != "record":
+        return None
+    return [(field["name"], _bare(field["type"])) for field in schema["fields"]]
+
+
+def _bare(type_: Any) -> Any:
+    """A type by its name alone: `{"type": "string", ...}` is `"string"`, and a fixed of any size is `"fixed"`.
+
+    That tells apart what `Event` consists of, primitive types and unions of them, from everything else.
+    """
+    if isinstance(type_, list):
+        return [_bare(branch) for branch in type_]
+    return type_["type"] if isinstance(type_, dict) else type_
 
 
 def _without_logical_types(schema: Any) -> Any:
