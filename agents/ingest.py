@@ -1,68 +1,119 @@
-"""`platform.ingress` -> `events.<topic>`, or `platform.dlq` where a record is not valid."""
+"""`platform.ingress` -> `events.<topic>`, or `platform.dlq` where a record is not valid; each record once."""
 
 from __future__ import annotations
 
-import asyncio
-import uuid
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import faust
 from faust.types import StreamT
 
-from agents.outcome import see_to
-from streams.codecs import Format
-from streams.domain.errors import UnknownTopicError
-from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
+from agents.outcome import dead_letter, may_pass
+from streams.domain.duplicates import IdBlock, id_bytes, split
+from streams.domain.errors import DuplicateEventError, UnknownTopicError
+from streams.domain.headers import EVENT_ID, EVENT_TOPIC, INGRESS_ORIGIN, header
 from streams.domain.naming import INGRESS
+from streams.domain.partitioning import partition_for
 from streams.faust_app import Platform, app
-from streams.kafka.consumer import Record
-from streams.kafka.delivery import received
+from streams.intake import event_record
+from streams.kafka.batching import Batch, Pipeline, ReceivedRecord, Transaction
 from streams.kafka.producer import OutgoingRecord
+from streams.publishing import now_ms
+from tables.seen import SeenStore, seen
 
-MAX_BATCH: Final = 500
-MAX_WAIT_S: Final = 0.05
 
-_IDS: Final = uuid.UUID("5f0e2a52-6b0c-4d7c-9d4e-0d1a5b1f8c11")
+class Ingest(Pipeline):
+    """Validates and routes; exactly once, since what it writes is committed with the offset."""
 
-ingress = app.topic(INGRESS, key_serializer="raw", value_serializer="raw")
+    name = "ingest"
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._deduplicate = platform.settings.deduplicate_ingress
+        # A part of its table is only kept where it is used.
+        self.tables = (seen,) if self._deduplicate else ()
+
+    def takes(self, topic: str) -> bool:
+        return topic == INGRESS
+
+    async def handle(self, transaction: Transaction, records: Sequence[ReceivedRecord]) -> None:
+        for record in records:
+            try:
+                out = await self._event(transaction, record)
+                if self._deduplicate:
+                    self._check_new(transaction, record, out)
+            except Exception as exc:
+                if may_pass(exc):
+                    raise
+                await dead_letter(self._platform, transaction, record, exc)
+            else:
+                await self._send(transaction, record, out)
+        if self._deduplicate and records:
+            self._remember(transaction, records[-1].offset)
+
+    async def bury(self, transaction: Transaction, record: ReceivedRecord, error: Exception) -> None:
+        await dead_letter(self._platform, transaction, record, error)
+
+    def may_pass(self, error: Exception) -> bool:
+        return may_pass(error)
+
+    async def _event(self, transaction: Transaction, record: ReceivedRecord) -> OutgoingRecord:
+        name = header(record.headers, EVENT_TOPIC)
+        if name is None:
+            raise UnknownTopicError("", f"the record has no header {EVENT_TOPIC}")
+        return await event_record(record, await self._topic(transaction, name), self._platform.publisher)
+
+    async def _topic(self, transaction: Transaction, name: str) -> str:
+        """The Kafka topic of a name; whether it exists is asked once in a transaction."""
+        known: dict[str, str | None] = transaction.scratch.setdefault("topics", {})
+        if name not in known:
+            try:
+                known[name] = await self._platform.catalog.require(name, certain=True, create=True)
+            except UnknownTopicError:
+                known[name] = None
+        topic = known[name]
+        if topic is None:
+            raise UnknownTopicError(name)
+        return topic
+
+    async def _send(self, transaction: Transaction, record: ReceivedRecord, out: OutgoingRecord) -> None:
+        counts: dict[str, int] = transaction.scratch.setdefault("partitions", {})
+        partitions = counts.get(out.topic)
+        if partitions is None:
+            partitions = counts[out.topic] = await transaction.partitions_of(out.topic)
+        key = out.key or b""  # a valid event has a key
+        origin = (INGRESS_ORIGIN, b"%d@%d" % (record.partition, record.offset))
+        transaction.send(out.topic, partition_for(key, partitions), key, out.value, (*out.headers, origin))
+
+    def _check_new(self, transaction: Transaction, record: ReceivedRecord, out: OutgoingRecord) -> None:
+        event_id = header(out.headers, EVENT_ID) or ""
+        id_ = id_bytes(event_id)
+        coming: dict[bytes, int] = transaction.scratch.setdefault("ids", {})
+        store = cast("SeenStore", transaction.store(seen))
+        if id_ in coming or id_ in store.ids:
+            raise DuplicateEventError(event_id)
+        coming[id_] = record.offset
+
+    def _remember(self, transaction: Transaction, offset: int) -> None:
+        """All ids of the transaction so far, as one block in place of the block of the call before."""
+        ids = b"".join(transaction.scratch.get("ids", ()))
+        if not ids:
+            return
+        rows = transaction.rows(seen)
+        now = now_ms()
+        rows.changed.clear()
+        store = cast("SeenStore", transaction.store(seen))
+        for name in store.ids.overdue(now, sum(1 for _ in split(ids))):
+            rows.remove(name)
+        rows.put(f"{offset:020d}", IdBlock(offset, now, ids))
+
+
+ingress = app.topic(INGRESS, key_serializer="raw", value_serializer="raw", acks=False)
+app.engine.add(Ingest(app.platform))
 
 
 @app.agent(ingress, name="agents.ingest")
-async def ingest(stream: StreamT[bytes]) -> None:
-    """Take records in batches, and acknowledge each only when all of its batch is confirmed by Kafka.
-
-    `noack_take`, since the plain one acknowledges what it has handed out when the worker stops, done or not.
-    """
-    # Faust implements what its abstract stream type does not name; its batches are events, not values.
-    batches = cast("faust.Stream[Any]", stream).noack_take(MAX_BATCH, within=MAX_WAIT_S)
-    async for events in batches:
-        await process(app.platform, [received(event) for event in events])
-        for event in events:
-            await stream.ack(event)
-
-
-async def process(platform: Platform, records: Sequence[Record]) -> None:
-    """See every record to its end: stored as an event, or as a dead letter. Waits while Kafka is away."""
-    await asyncio.gather(*[see_to(platform, record, partial(_store, platform, record)) for record in records])
-
-
-async def _store(platform: Platform, record: Record) -> None:
-    await platform.producer.deliver(await route(platform, record))
-
-
-async def route(platform: Platform, record: Record) -> OutgoingRecord:
-    """The record of `events.<topic>` for one of ingress. Raises where it must be retried or buried."""
-    name = header(record.headers, EVENT_TOPIC)
-    if name is None:
-        raise UnknownTopicError("", f"the record has no header {EVENT_TOPIC}")
-    topic = await platform.catalog.require(name, certain=True)
-    format_ = Format.of(header(record.headers, CONTENT_TYPE) or Format.JSON)
-    event = await platform.publisher.read(record.value or b"", format_, lambda: _event_id(record))
-    return platform.publisher.record(topic, event, format_, header(record.headers, TRACEPARENT))
-
-
-def _event_id(record: Record) -> str:
-    """The id of an event that came without one: made of its place, so that a record read twice has one id."""
-    return str(uuid.uuid5(_IDS, f"{record.topic}/{record.partition}/{record.offset}"))
+async def ingest(stream: StreamT[Any]) -> None:
+    """Hand over each batch: the engine works on it in transactions, partition by partition."""
+    async for batch in cast("faust.Stream[Batch]", stream):
+        app.engine.put(batch)

@@ -1,65 +1,93 @@
-"""`platform.aggregates` -> the windows table: the newest revision of each closed window."""
+"""`platform.aggregates` -> the tables of windows: the newest revision of each closed window, and the newest windows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import faust
-import msgspec
 from faust.types import StreamT
 
-from agents.outcome import see_to
+from agents.outcome import dead_letter, may_pass
 from streams.domain.aggregates import AggregatedEvent, supersedes
 from streams.domain.naming import AGGREGATES
-from streams.faust_app import app
-from streams.kafka.consumer import Record
-from streams.kafka.delivery import received
+from streams.domain.windows import MINUTE_MS, WINDOW_KINDS
+from streams.faust_app import Platform, app
+from streams.kafka.batching import Batch, Changes, Pipeline, ReceivedRecord, Transaction
 from streams.topics import HOUR_MS
-from tables.windows import WindowRow, result_of, window_key, windows
+from tables.windows import WindowRow, newest, newest_key, window_key, windows
 
-_RETENTION_MS: Final = app.platform.settings.aggregate_retention_hours * HOUR_MS
 
-aggregates = app.topic(AGGREGATES, key_serializer="raw", value_serializer="raw")
+class Windows(Pipeline):
+    """Upserts each result; a lower revision of a window never replaces a higher one."""
 
-_newest_start: dict[int, int] = {}
-"""The newest window start seen by each partition; expired windows are looked for when it moves on."""
+    name = "windows"
+    tables = (windows, newest)
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._retention_ms: Final = platform.settings.aggregate_retention_hours * HOUR_MS
+
+    def takes(self, topic: str) -> bool:
+        return topic == AGGREGATES
+
+    async def handle(self, transaction: Transaction, records: Sequence[ReceivedRecord]) -> None:
+        platform = self._platform
+        rows, newest_rows = transaction.rows(windows), transaction.rows(newest)
+        for record in records:
+            # The topic is compacted: a tombstone says nothing about a window that has closed.
+            if (value := record.value) is None:
+                continue
+            try:
+                result = await platform.loader.read(partial(platform.codec.decode_aggregate, value))
+            except Exception as exc:
+                if may_pass(exc):
+                    raise
+                await dead_letter(platform, transaction, record, exc)
+            else:
+                self._upsert(rows, newest_rows, WindowRow(result, record.offset))
+
+    def _upsert(self, rows: Changes[WindowRow], newest_rows: Changes[WindowRow], row: WindowRow) -> None:
+        result = row.result
+        kind = newest_key(result.topic, result.event_type, result.window)
+        last = newest_rows.get(kind)
+        newest_start = result.window_start if last is None else max(result.window_start, last.result.window_start)
+        if result.window_start <= newest_start - self._retention_ms:
+            return
+        key = window_key(*result.identity)
+        known = rows.get(key)
+        if not supersedes(result, None if known is None else known.result):
+            return
+        rows.put(key, row)
+        if last is None or result.window_start >= last.result.window_start:
+            newest_rows.put(kind, row)
+            if last is not None:
+                self._expire(rows, result, last.result.window_start)
+
+    def _expire(self, rows: Changes[WindowRow], result: AggregatedEvent, before: int) -> None:
+        """Remove the windows of this kind that the step of the newest one, from `before`, leaves behind."""
+        kind = WINDOW_KINDS.get(result.window)
+        slide = MINUTE_MS if kind is None else kind.slide_ms
+        last = min(before, result.window_start - self._retention_ms)
+        for start in range(before - self._retention_ms, last + 1, slide):
+            key = window_key(result.topic, result.event_type, result.window, start)
+            if rows.get(key) is not None:
+                rows.remove(key)
+
+    async def bury(self, transaction: Transaction, record: ReceivedRecord, error: Exception) -> None:
+        await dead_letter(self._platform, transaction, record, error)
+
+    def may_pass(self, error: Exception) -> bool:
+        return may_pass(error)
+
+
+aggregates = app.topic(AGGREGATES, key_serializer="raw", value_serializer="raw", acks=False)
+app.engine.add(Windows(app.platform))
 
 
 @app.agent(aggregates, name="agents.windows")
-async def fold_windows(stream: StreamT[bytes]) -> None:
-    """Upsert each result; a lower revision of a window never replaces a higher one."""
-    # Acknowledged by us, at the end: Faust would acknowledge what is in hand when the worker stops, done or not.
-    unacknowledged = cast("faust.Stream[bytes]", stream).noack()
-    async for event in unacknowledged.events():
-        record = received(event)
-        # The topic is compacted: a tombstone says nothing about a window that has closed.
-        if record.value is not None:
-            await see_to(app.platform, record, partial(apply, record))
-        await unacknowledged.ack(event)
-
-
-async def apply(record: Record) -> None:
-    """Put the window result of a record into the table, and drop those past their retention."""
-    value = record.value or b""
-    result = await app.platform.loader.read(lambda: app.platform.codec.decode_aggregate(value))
-    key = window_key(*result.identity)
-    known = windows.get(key)
-    if supersedes(result, None if known is None else result_of(known)):
-        windows[key] = WindowRow(partition=record.partition, result=msgspec.structs.asdict(result))
-    _expire(result, record.partition)
-
-
-def _expire(result: AggregatedEvent, partition: int) -> None:
-    newest = _newest_start.get(partition)
-    if newest is not None and result.window_start <= newest:
-        return
-    _newest_start[partition] = result.window_start
-    oldest = result.window_start - _RETENTION_MS
-    expired = [
-        key
-        for key, row in list(windows.data.items())
-        if row["partition"] == partition and result_of(row).window_start < oldest
-    ]
-    for key in expired:
-        windows.pop(key)
+async def fold_windows(stream: StreamT[Any]) -> None:
+    """Hand over each batch: the engine works on it in transactions, partition by partition."""
+    async for batch in cast("faust.Stream[Batch]", stream):
+        app.engine.put(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,22 +14,23 @@ from typing import Any, Final, cast
 import faust
 from faust.app.base import BootStrategy
 from faust.types import TransportT
+from faust.types.auth import CredentialsT
 from mode import Service
 from mode.types import ServiceT
 
 from streams import schemas
 from streams.codecs import AvroCodec
-from streams.domain.naming import AGGREGATES, DLQ
+from streams.domain.naming import AGGREGATES, DLQ, EVENTS_PREFIX, event_topic
 from streams.hub import Hub
 from streams.kafka.admin import TopicAdmin
-from streams.kafka.delivery import CommittedTransport
+from streams.kafka.batching import Engine, Limits, MemoryStore, Pace, Source, Store, Table
 from streams.kafka.producer import EventProducer
-from streams.kafka.security import ssl_context
+from streams.kafka.security import aiokafka_options, ssl_context
 from streams.publishing import Publisher, TopicCatalog
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.retrying import retrying
 from streams.settings import Settings, load_settings
-from streams.topics import event_topics, topic_specs
+from streams.topics import event_topic_spec, event_topics, topic_specs
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +54,13 @@ class Platform(Service):
         self.registry = SchemaRegistry(settings)
         self.loader = SchemaLoader(self.registry, self.codec)
         self.admin = TopicAdmin(settings)
-        self.catalog = TopicCatalog(self.admin)
+        self.catalog = TopicCatalog(self.admin, self._create_topic if settings.topic_creation == "auto" else None)
         self.producer = EventProducer(settings)
         self.publisher = Publisher(settings, self.codec, self.loader)
         self.hub = Hub(settings)
         self.dead_letter_schema: int | None = None
+        self.before_agents: list[Callable[[], Awaitable[None]]] = []
+        """What else is done, and waited for, before agents start."""
         self.waiting_for: str | None = "start"
         """What a start waits for now; None once everything is up."""
 
@@ -68,6 +72,7 @@ class Platform(Service):
             ("the schema registry", self._prepare_schemas),
             ("the producer", self.producer.start),
             ("the live streams", self.hub.start),
+            *(("the agents' topics", step) for step in self.before_agents),
         )
         for what, attempt in steps:
             await self._eventually(what, attempt)
@@ -75,6 +80,10 @@ class Platform(Service):
                 return
         self.add_future(self.hub.follow())
         self.waiting_for = None
+
+    async def event_topics(self) -> list[str]:
+        """The Kafka topics of all events, those that were created lately too. Raises Kafka's errors."""
+        return [topic for topic in await self.admin.topics() if topic.startswith(EVENTS_PREFIX)]
 
     async def on_stop(self) -> None:
         """Close in the opposite order; what is queued is sent first."""
@@ -95,6 +104,13 @@ class Platform(Service):
             self.publisher.use_schema(await self._register(topic, schemas.EVENT))
         await self._register(AGGREGATES, schemas.AGGREGATED_EVENT)
         self.dead_letter_schema = await self._register(DLQ, schemas.DLQ_MESSAGE)
+
+    async def _create_topic(self, name: str) -> None:
+        spec = event_topic_spec(self.settings, name)
+        # The schema first: a topic that exists can be written to by anyone.
+        self.publisher.use_schema(await self._register(event_topic(name), schemas.EVENT))
+        if await self.admin.create([spec]):
+            log.info("created %s for its first event", spec.name)
 
     async def _register(self, topic: str, schema: str) -> int:
         schema_id = await self.registry.register(f"{topic}-value", schema)
@@ -143,9 +159,10 @@ class StreamsApp(faust.App):
 
     BootStrategy = _Boot
     platform: Platform
+    engine: Engine
 
     def _new_transport(self) -> TransportT:
-        return CommittedTransport(self.conf.broker_consumer, self)
+        return self.engine.transport_for(self)
 
 
 def create_app(settings: Settings) -> StreamsApp:
@@ -157,6 +174,10 @@ def create_app(settings: Settings) -> StreamsApp:
         # The defaults leave a dead worker's partitions unread for a minute.
         broker_session_timeout=6.0,
         broker_heartbeat_interval=2.0,
+        # Of all partitions together; a transaction gathers several fetches.
+        broker_max_poll_records=2_000,
+        # So that partitions which a topic is given while workers run are found.
+        consumer_metadata_max_age_ms=10_000,
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
         # Every topic is made by us, with its configuration, before agents start (streams.topics).
@@ -169,17 +190,42 @@ def create_app(settings: Settings) -> StreamsApp:
         web_bind=settings.web_host,
         web_port=settings.web_port,
         web_host=settings.web_host,
+        canonical_url=settings.web_url or f"http://{settings.web_host}:{settings.web_port}",
         web_metrics_enabled=False,  # ours is at /metrics, with more in it
         stream_wait_empty=False,
         loghandlers=[],
     )
     app.platform = Platform(settings, loop=app.loop, beacon=app.beacon)
+    app.engine = _engine(settings, app.platform)
 
     async def begin_to_stop(*_: object, **__: object) -> None:
         _end_in(settings.shutdown_deadline_s)
+        # Before Faust stops anything, so that what is begun can still be committed.
+        await app.engine.stop()
 
     app.on_before_shutdown.connect(begin_to_stop, weak=False)
     return app
+
+
+def _engine(settings: Settings, platform: Platform) -> Engine:
+    policy = settings.retry_policy()
+
+    def new_store(table: Table[Any], source: Source) -> Store[Any]:
+        if settings.table_store == "memory":
+            return MemoryStore()
+        from streams.kafka.batching.rocks import RocksStore
+
+        return RocksStore(settings.data_dir / "tables", table, source)
+
+    return Engine(
+        settings.app_id,
+        lambda: aiokafka_options(settings),
+        new_store=new_store,
+        ensure_partitions=platform.admin.ensure_partitions,
+        backoff_s=lambda failures: policy.ceiling_s(failures) * random.uniform(0.5, 1.0),
+        limits=Limits(batches=64, bytes=settings.agent_max_bytes),
+        pace=Pace(linger_s=settings.agent_linger_ms / 1000),
+    )
 
 
 def _end_in(seconds: float) -> None:
@@ -199,7 +245,7 @@ def _end_in(seconds: float) -> None:
     timer.start()
 
 
-def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:
+def _credentials(settings: Settings) -> CredentialsT | None:
     context = ssl_context(settings)
     if settings.kafka_security_protocol == "SASL_SSL" and settings.kafka_sasl_password is not None:
         return faust.SASLCredentials(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from streams.codecs import AvroCodec, Format, read_event
@@ -36,15 +36,19 @@ def new_event_id() -> str:
 class TopicCatalog:
     """Which event topics exist, without asking Kafka for each event."""
 
-    def __init__(self, admin: TopicAdmin) -> None:
+    def __init__(self, admin: TopicAdmin, create: Callable[[str], Awaitable[None]] | None = None) -> None:
         self._admin = admin
+        self._create = create
+        """Makes the topic of an API name, where first events may do that; None where they may not."""
         self._known: set[str] = set()
         self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
         self._error: PlatformError | None = None
 
-    async def require(self, name: str, *, certain: bool = False) -> str:
+    async def require(self, name: str, *, certain: bool = False, create: bool = False) -> str:
         """The Kafka topic of an API topic name. Raises UnknownTopicError, or Kafka's errors.
+
+        One that does not exist is created where `create` is asked for and the settings allow it.
 
         Kafka is asked about an unknown name at most once in five seconds, however many ask for one; while it is
         away, once in a second. A `certain` answer is never older than the question: who cannot ask again waits.
@@ -56,7 +60,10 @@ class TopicCatalog:
                 if topic not in self._known:
                     await self._ask(came_at if certain else None)
         if topic not in self._known:
-            raise UnknownTopicError(name)
+            if not create or self._create is None:
+                raise UnknownTopicError(name)
+            await self._create(name)
+            self._known.add(topic)
         return topic
 
     async def _ask(self, not_before: float | None) -> None:

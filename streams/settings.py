@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     # Web
     web_host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 in a container")
     web_port: Port = Field(6066, description="port to listen on: 1 to 65535")
+    web_url: HttpUrl | None = Field(
+        None, description="base URL by which other workers reach this one; http://<web_host>:<web_port> when unset"
+    )
     request_deadline_s: float = Field(5.0, gt=0, le=300, description="seconds until a request is given up: up to 300")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body in bytes: 1024 or more")
     max_in_flight_events: int = Field(10_000, ge=1, description="events sent but not acknowledged: 1 or more")
@@ -101,9 +104,42 @@ class Settings(BaseSettings):
     event_max_future_s: int = Field(3_600, ge=0, description="how far an event's time may be ahead of ours: seconds")
     aggregate_retention_hours: int = Field(24, ge=1, description="how long closed windows are served: hours, 1 or more")
 
+    topic_creation: Literal["admin-only", "auto"] = Field(
+        "admin-only", description="whether a first event creates its topic: admin-only or auto"
+    )
+    deduplicate_ingress: bool = Field(
+        default=False, description="whether ingest drops events whose id it has stored lately: true or false"
+    )
+    deduplicate_window_s: int = Field(3_600, ge=1, description="how long an event id is known at least: seconds")
+    deduplicate_max_ids: int = Field(
+        200_000, ge=1_000, description="event ids known of each partition of platform.ingress at most: 1000 or more"
+    )
+
+    # Agents and tables
+    agent_linger_ms: int = Field(
+        100, ge=0, le=10_000, description="how long an agent's transaction waits for more records: 0 to 10000"
+    )
+    agent_max_bytes: int = Field(
+        67_108_864,
+        ge=1_048_576,
+        description="bytes fetched but not yet worked on, by all agents together: 1048576 or more",
+    )
+    agent_stall_s: float = Field(
+        60.0, gt=0, description="seconds without progress after which a partition that lags makes the worker not ready"
+    )
+    table_store: Literal["memory", "rocksdb"] = Field(
+        "memory", description="where tables are held: memory, or rocksdb for more than fits, below the data directory"
+    )
+
     # Retries
     retry_base_s: float = Field(0.1, gt=0, le=3_600, description="longest first delay between attempts: seconds")
     retry_cap_s: float = Field(5.0, gt=0, le=3_600, description="longest delay between attempts: seconds")
+
+    # Dead letters
+    dlq_max_replays: int = Field(5, ge=1, description="how often a record may be redriven: 1 or more")
+    dlq_redrive_rate: float = Field(
+        500.0, gt=0, le=1_000_000, description="records a second that a redrive writes unless it is told otherwise"
+    )
 
     # Flink job
     flink_ui_port: Port = Field(8082, description="port of Flink's web UI and REST API: 1 to 65535")

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from streams.domain.naming import AGGREGATES, ALERTS, DLQ, INGRESS, INVALID, LATE, event_topic
+from streams.domain.naming import AGGREGATES, ALERTS, DLQ, INGRESS, INVALID, LATE, REDRIVES, event_topic
 from streams.kafka.admin import TopicSpec
+from streams.kafka.batching import changelog_topic
 from streams.kafka.producer import MAX_DEAD_LETTER_BYTES
 from streams.settings import Settings
 
-TABLES: Final = ("state", "windows")
-"""The Faust tables; each has a changelog topic, which must exist before an agent writes to it."""
+TABLES: Final = ("state", "totals", "windows", "newest-windows", "dead-letters", "seen-ids")
+"""The tables; each has a changelog topic, which must exist before an agent writes to it."""
 
 HOUR_MS: Final = 3_600_000
 
-
-def changelog(app_id: str, table: str) -> str:
-    """The changelog topic of a table, as Faust names it."""
-    return f"{app_id}-{table}-changelog"
+CHANGELOG: Final = {"cleanup.policy": "compact", "segment.bytes": "67108864", "min.cleanable.dirty.ratio": "0.3"}
+"""A closed segment is what Kafka compacts; with the default of 1 GiB a restore would read most changes ever made."""
 
 
 def event_topics(settings: Settings) -> tuple[str, ...]:
@@ -39,8 +39,18 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
         *(_spec(settings, name, kept) for name in (INGRESS, LATE, INVALID, ALERTS)),
         _spec(settings, DLQ, kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}),
         _spec(settings, AGGREGATES, compacted),
-        *(_spec(settings, changelog(settings.app_id, table), compacted) for table in TABLES),
+        redrive_spec(settings),
+        # As many partitions as the input with the most.
+        *(
+            replace(_spec(settings, changelog_topic(settings.app_id, table), CHANGELOG), may_grow=True)
+            for table in TABLES
+        ),
     )
+
+
+def redrive_spec(settings: Settings) -> TopicSpec:
+    """The audit records of redrives: kept for ever, since they say what was redriven; one partition, so in order."""
+    return replace(_spec(settings, REDRIVES, {"retention.ms": "-1"}), partitions=1)
 
 
 def _spec(settings: Settings, name: str, configs: dict[str, str]) -> TopicSpec:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from faust.cli.worker import worker as WorkerCommand  # noqa: N812
 
+import agents.dead_letters
 import agents.ingest
 import agents.state
 import agents.windows

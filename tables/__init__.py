@@ -1,1 +1,1 @@
-"""The state that agents fold, as Faust tables, and how it is read. Only agents change a table."""
+"""The state that agents fold, as tables, and how it is read. Only agents change a table."""

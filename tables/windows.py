@@ -1,37 +1,40 @@
-"""The newest closed windows, as the Flink job wrote them, for a bounded time."""
+"""The closed windows, as the Flink job wrote them, for a bounded time; and the newest one of each kind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, TypedDict
+from typing import Final
 
 import msgspec
-from faust.types import TableT
 
 from streams.domain.aggregates import AggregatedEvent
-from streams.faust_app import app
+from streams.kafka.batching import Table
 
 
-class WindowRow(TypedDict):
-    """A row: the window result, and the partition it came by, since only that partition's agent may drop it."""
+class WindowRow(msgspec.Struct, frozen=True, gc=False):
+    """The result of a window."""
 
-    partition: int
-    result: dict[str, object]
+    result: AggregatedEvent
+    offset: int
+    """Where in its partition of `platform.aggregates` it was read."""
 
 
-windows: Final[TableT[str, WindowRow]] = app.Table(
-    "windows", partitions=app.platform.settings.kafka_partitions, help="results of closed windows"
+windows: Final = Table("windows", WindowRow, help="results of closed windows")
+newest: Final = Table(
+    "newest-windows",
+    WindowRow,
+    help="the newest closed window of each kind, topic and event type, by partition of platform.aggregates",
 )
 
 
 def window_key(topic: str, event_type: str, window: str, start_ms: int) -> str:
-    """The key in the table. Neither topics, nor event types, nor kinds of window have a slash."""
+    """The key of a window. Neither topics, nor event types, nor kinds of window have a slash."""
     return f"{topic}/{event_type}/{window}/{start_ms}"
 
 
-def result_of(row: WindowRow) -> AggregatedEvent:
-    """The window result of a row."""
-    return msgspec.convert(row["result"], AggregatedEvent)
+def newest_key(topic: str, event_type: str, window: str) -> str:
+    """The key of the newest window of a kind."""
+    return f"{topic}/{event_type}/{window}"
 
 
 def query_windows(
@@ -56,9 +59,19 @@ def query_windows(
     return found[:limit]
 
 
+def newest_windows(topic: str) -> list[AggregatedEvent]:
+    """The newest window of each event type and kind that this worker knows of."""
+    best: dict[tuple[str, str], AggregatedEvent] = {}
+    for _, _, row in newest.items():
+        result = row.result
+        known = best.get((result.event_type, result.window))
+        if result.topic == topic and (known is None or result.window_start > known.window_start):
+            best[result.event_type, result.window] = result
+    return list(best.values())
+
+
 def _results(topic: str) -> Iterator[AggregatedEvent]:
     prefix = f"{topic}/"
-    # A copy of the matching rows: agents may change the table between two steps of the caller.
-    for key, row in list(windows.data.items()):
+    for _, key, row in windows.items():
         if key.startswith(prefix):
-            yield result_of(row)
+            yield row.result

@@ -21,10 +21,12 @@ from streams.domain.validation import EventRules, event_from_fields
 from streams.hub import Hub, Subscription
 from streams.kafka.admin import TopicAdmin
 from streams.kafka.consumer import LogReader, Partition, Record, Span
+from streams.kafka.exclusive import ExclusiveWriter
 from streams.kafka.producer import EventProducer, OutgoingRecord, Receipt
 from streams.publishing import Publisher, TopicCatalog
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
+from tests.memory_tables import MemoryTables
 from tests.strategies import NOW_MS
 from web.auth import Authenticator, load_or_create_secret, make_token
 from web.installation import mount
@@ -197,6 +199,7 @@ class State:
     tables_waiting: str | None = None
     windows: list[AggregatedEvent] = field(default_factory=list)
     queries: list[dict[str, Any]] = field(default_factory=list)
+    tables: MemoryTables = field(default_factory=MemoryTables)
 
     def query_windows(self, topic: str, **filters: Any) -> list[AggregatedEvent]:
         """Remember the question; answer what the test has set."""
@@ -231,7 +234,10 @@ def make_services(settings: Settings) -> tuple[Services, State, MemoryReader]:
         waiting_for=lambda: state.waiting_for,
         tables_waiting=lambda: state.tables_waiting,
         query_windows=state.query_windows,
+        tables=state.tables.view(),
+        letters_by_reason=lambda: state.tables.by_reason,
         open_reader=lambda: reader,
+        open_redrive_writer=lambda: ExclusiveWriter(settings, "redrive"),
     )
     return services, state, reader
 

@@ -13,6 +13,7 @@ from typing import Final
 from streams.domain.errors import (
     AuthenticationError,
     ConfigurationError,
+    DuplicateEventError,
     FieldError,
     IncompatibleSchemaError,
     InvalidEventError,
@@ -23,6 +24,9 @@ from streams.domain.errors import (
     PermissionDeniedError,
     PlatformError,
     RecordRejectedError,
+    RedriveLogError,
+    RedriveRunningError,
+    RedriveSupersededError,
     RegistryAccessError,
     RegistryUnavailableError,
     UnavailableError,
@@ -89,6 +93,36 @@ class OriginDeniedError(PlatformError):
     code = "origin_denied"
 
 
+class UnknownTableError(PlatformError):
+    """No table has this name."""
+
+    code = "unknown_table"
+
+    def __init__(self, table: str) -> None:
+        super().__init__(f"there is no table {table!r}")
+
+
+class UnknownKeyError(PlatformError):
+    """No part of the table, wherever it is, has a row of this key."""
+
+    code = "unknown_key"
+
+    def __init__(self, table: str, key: str) -> None:
+        super().__init__(f"the table {table!r} has no row {key!r}")
+
+
+class WorkerUnavailableError(UnavailableError):
+    """Another worker, which has what was asked for, does not answer."""
+
+    code = "worker_unavailable"
+
+
+class WorkerFailedError(UnavailableError):
+    """Another worker, which has what was asked for, answered with an error."""
+
+    code = "worker_failed"
+
+
 class DeadlineExceededError(UnavailableError):
     """The request was not done within its deadline (seconds)."""
 
@@ -126,17 +160,31 @@ PROBLEMS: Final[Mapping[type[PlatformError], Problem]] = {
     IncompatibleSchemaError: Problem(
         HTTPStatus.CONFLICT, "The schema is not compatible", "the registry refuses the schema"
     ),
+    DuplicateEventError: Problem(HTTPStatus.CONFLICT, "The event was stored before"),
+    RedriveRunningError: Problem(HTTPStatus.CONFLICT, "A redrive is running"),
+    RedriveSupersededError: Problem(HTTPStatus.CONFLICT, "Another redrive has taken over"),
+    RedriveLogError: Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The log of redrives cannot be read"),
     UnsupportedFormatError: Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The content type is not supported"),
     UnsupportedEncodingError: Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The content encoding is not supported"),
     BodyTooLargeError: Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     SlowBodyError: Problem(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly"),
     UnknownTopicError: Problem(HTTPStatus.NOT_FOUND, "No such topic"),
+    UnknownTableError: Problem(HTTPStatus.NOT_FOUND, "No such table"),
+    UnknownKeyError: Problem(HTTPStatus.NOT_FOUND, "No such key"),
     AuthenticationError: Problem(HTTPStatus.UNAUTHORIZED, "Authentication required"),
     InvalidTokenError: Problem(HTTPStatus.UNAUTHORIZED, "The token is not valid"),
     PermissionDeniedError: Problem(HTTPStatus.FORBIDDEN, "The token does not allow this"),
     OriginDeniedError: Problem(HTTPStatus.FORBIDDEN, "The origin is not allowed"),
     OverloadedError: Problem(HTTPStatus.TOO_MANY_REQUESTS, "Too much is in flight"),
     UnavailableError: Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Not available now"),
+    WorkerUnavailableError: Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Another worker is not available",
+        "the worker that has it does not answer; when its partitions are with others, they will",
+    ),
+    WorkerFailedError: Problem(
+        HTTPStatus.BAD_GATEWAY, "Another worker failed", "the worker that has it answered with an error"
+    ),
     DeadlineExceededError: Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Not done in time"),
     KafkaUnavailableError: Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,

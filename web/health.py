@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from streams.domain.errors import PlatformError
+from streams.kafka.batching import Phase, complaint
 from web.services import Services
 
 log = logging.getLogger(__name__)
@@ -130,9 +131,18 @@ class Health:
             "kafka": kafka,
             "registry": registry,
             "tables": "not started" if waiting is not None else self._services.tables_waiting(),
+            "agents": self._stalled(),
         }
         checks = {name: Check(failure is None, failure) for name, failure in failures.items()}
         return Report("ok" if all(check.ok for check in checks.values()) else "failing", checks)
+
+    def _stalled(self) -> str | None:
+        """The first partition that does not go on, in words that anyone may read; None where all do."""
+        for status in self._services.tables.status():
+            if (text := complaint(status, self._services.settings.agent_stall_s)) is not None:
+                # What is added to another phase is an error's own text, which may speak of our insides.
+                return text if status.phase is Phase.RUNNING else f"{status.source} is {status.phase}"
+        return None
 
     async def close(self) -> None:
         """Ask no more."""

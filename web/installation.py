@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import cast
 
 from aiohttp import web
-from faust.tables.manager import TableManager
 from faust.web.drivers.aiohttp import Web as FaustWeb
 
 from streams.faust_app import StreamsApp
 from streams.kafka.consumer import LogReader
+from streams.redriving import redrive_writer
+from tables.dead_letters import letters_by_reason
+from tables.here import table_view
 from tables.windows import query_windows
 from web.auth import Authenticator
+from web.dead_letters import DeadLetters
 from web.health import Health
 from web.metrics import Metrics
 from web.middleware import Middleware
 from web.rest import Rest
 from web.routes import Route, routes
 from web.services import Services
+from web.tables import Tables
 from web.websocket import Live
 
 
@@ -38,7 +42,10 @@ def install_into(app: StreamsApp) -> None:
         waiting_for=lambda: platform.waiting_for,
         tables_waiting=lambda: tables_waiting(app),
         query_windows=query_windows,
+        tables=table_view(app),
+        letters_by_reason=letters_by_reason,
         open_reader=lambda: LogReader(settings, client_id=f"{settings.app_id}-latest"),
+        open_redrive_writer=lambda: redrive_writer(settings),
     )
     # Faust's type for it names no driver; aiohttp is the only one it has.
     mount(cast("FaustWeb", app.web).web_app, services)
@@ -51,8 +58,10 @@ def mount(web_app: web.Application, services: Services, *, authenticator: Authen
     rest = Rest(services, metrics)
     live = Live(services, metrics)
     health = Health(services)
+    dead_letters = DeadLetters(services)
+    tables = Tables(services)
     table: dict[web.AbstractRoute, Route] = {}
-    for route in routes(services, metrics, rest, live, health):
+    for route in routes(services, metrics, rest, live, health, dead_letters=dead_letters, tables=tables):
         # RFC 9110, section 9.1: who serves GET serves HEAD.
         for method in ("GET", "HEAD") if route.method == "GET" and not route.websocket else (route.method,):
             table[web_app.router.add_route(method, route.path, route.handler)] = route
@@ -66,6 +75,8 @@ def mount(web_app: web.Application, services: Services, *, authenticator: Authen
         await live.shutdown()
 
     async def close(_: web.Application) -> None:
+        await dead_letters.close()
+        await tables.close()
         await rest.close()
         await health.close()
 
@@ -78,11 +89,8 @@ def mount(web_app: web.Application, services: Services, *, authenticator: Authen
 def tables_waiting(app: StreamsApp) -> str | None:
     """Why this worker's tables cannot be trusted yet; None once they can. Also without a partition of its own.
 
-    `recovery.completed` is set, once, when the first assignment's changelogs have been read; `rebalancing` spans
-    each later change of the assignment, with the recovery that follows it.
+    `rebalancing` spans each change of the assignment; what follows it is the engine's to tell.
     """
-    if not cast("TableManager", app.tables).recovery.completed.is_set():
-        return "being restored"
-    if app.rebalancing or app.in_recovery:
+    if app.rebalancing:
         return "partitions are being reassigned"
-    return None
+    return app.engine.unready()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from aioprometheus.collectors import Collector, Counter, Gauge, Histogram, Registry
@@ -82,8 +82,8 @@ class Metrics:
         """A WebSocket client was told of a gap of so many events."""
         self._missed[topic] += events
 
-    def render(self, events_in_flight: int) -> bytes:
-        """Everything in Prometheus' text format, version 0.0.4."""
+    def render(self, events_in_flight: int, add: Callable[[Registry], None] | None = None) -> bytes:
+        """Everything in Prometheus' text format, version 0.0.4; `add` puts in what others count."""
         registry = Registry()
         _fill(
             Counter("streams_http_requests_total", "Requests answered.", registry=registry),
@@ -123,6 +123,8 @@ class Metrics:
             ),
         ):
             _fill(collector, ({"topic": topic} for topic in counts), counts.values())
+        if add is not None:
+            add(registry)
         return bytes(text.TextFormatter().marshall(registry))
 
 

@@ -64,7 +64,7 @@ class Middleware:
             upgraded = status == HTTPStatus.SWITCHING_PROTOCOLS
             metrics.request(
                 request.method,
-                route.path if route is not None else _template(request),
+                _template(request),
                 status,
                 None if upgraded else perf_counter() - began,
             )
@@ -87,7 +87,7 @@ class Middleware:
                 return problem(self._too_late(request), instance)
             if request.transport is None or request.transport.is_closing():
                 return problem(InvalidRequestError("the connection was lost"), instance)
-            log.exception("%s %s failed", request.method, route.path if route is not None else _template(request))
+            log.exception("%s %s failed", request.method, _template(request))
             return problem(PlatformError(), instance)
 
     def _admit(self, request: web.Request, route: Route | None) -> None:
@@ -116,6 +116,6 @@ class Middleware:
 
 
 def _template(request: web.Request) -> str:
-    """The path of a route that is not in the table, with its variables unfilled; one name for all that match none."""
+    """The path of the route, with its variables unfilled; one name for all that match none."""
     resource = request.match_info.route.resource
     return UNMATCHED if resource is None else resource.canonical

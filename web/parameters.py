@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Callable, Collection
+from typing import Final, TypeVar
 
 from multidict import MultiMapping
 
 from streams.domain.errors import FieldError
 from streams.domain.validation import parse_timestamp
 from web.errors import InvalidParameterError
+
+T = TypeVar("T")
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _MAX_TEXT: Final = 256
@@ -66,6 +68,17 @@ class Parameters:
             return parse_timestamp(int(value) if _INTEGER.fullmatch(value) else value)
         except ValueError as exc:
             self._wrong(name, str(exc), "invalid_timestamp")
+            return None
+
+    def parsed(self, name: str, parse: Callable[[str], T], code: str) -> T | None:
+        """What `parse`, which raises ValueError, makes of it."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        try:
+            return parse(value)
+        except ValueError as exc:
+            self._wrong(name, str(exc), code)
             return None
 
     def check(self) -> None:

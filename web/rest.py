@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
+from aioprometheus.collectors import Registry
 
 from streams.codecs import HEADER_BYTES, Format, unframe
 from streams.domain.aggregates import AggregatedEvent
@@ -22,6 +23,7 @@ from web.metrics import Metrics
 from web.parameters import Parameters
 from web.records import RecordFilter, StoredEvent, stored_event
 from web.services import Services
+from web.work_metrics import fill
 
 JSON: Final = "application/json"
 MAX_LIMIT: Final = 1_000
@@ -79,7 +81,7 @@ class Rest:
             services.require_started()
             clock = asyncio.get_running_loop().time
             deadline = clock() + services.settings.request_deadline_s * _SEND_SHARE
-            kafka_topic = await services.catalog.require(request.match_info["topic"])
+            kafka_topic = await services.catalog.require(request.match_info["topic"], create=True)
             topic = api_topic(kafka_topic)
             headers = request.headers
             format_ = Format.of(headers.get(hdrs.CONTENT_TYPE, ""))
@@ -149,11 +151,15 @@ class Rest:
         await self._latest.close()
 
 
-def metrics_page(metrics: Metrics, in_flight: Callable[[], int]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def metrics_page(metrics: Metrics, services: Services) -> Callable[[web.Request], Awaitable[web.Response]]:
     """The handler of GET /metrics."""
 
     async def page(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(in_flight()), headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
+        def add_work(registry: Registry) -> None:
+            fill(registry, services.tables, services.letters_by_reason())
+
+        body = metrics.render(services.producer.in_flight, add_work)
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
 
     return page
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +14,10 @@ from streams.kafka.admin import TopicAdmin
 from streams.kafka.consumer import LogReader
 from streams.kafka.producer import EventProducer
 from streams.publishing import Publisher, TopicCatalog
+from streams.redriving import Writer
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
+from tables.here import TableView
 
 
 class QueryWindows(Protocol):
@@ -53,8 +55,13 @@ class Services:
     tables_waiting: Callable[[], str | None]
     """Why the tables cannot be trusted yet; None once they can."""
     query_windows: QueryWindows
+    tables: TableView
+    letters_by_reason: Callable[[], Mapping[tuple[str, str], int]]
+    """Dead letters by reason and source topic, in this worker's partitions."""
     open_reader: Callable[[], LogReader]
     """Makes a reader of the log; it is not started."""
+    open_redrive_writer: Callable[[], Writer]
+    """Makes the writer of a redrive; it is not started."""
 
     def require_started(self) -> None:
         """Return if the platform is up. Raises UnavailableError, which says what it waits for."""

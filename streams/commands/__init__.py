@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from streams.commands import generate, token, topics, watch
+from streams.commands import audit, dlq, generate, token, topics, watch
 
-__all__ = ["generate", "token", "topics", "watch"]
+__all__ = ["audit", "dlq", "generate", "token", "topics", "watch"]

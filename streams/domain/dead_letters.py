@@ -9,6 +9,8 @@ import msgspec
 from streams.domain.errors import PlatformError
 from streams.domain.headers import Headers
 
+REASON_HEADER = "dlq-reason"
+SOURCE_TOPIC_HEADER = "dlq-source-topic"
 REPLAYS_HEADER = "dlq-replays"
 MAX_DETAIL = 1_000
 """Characters kept of an error's text: a document may have a million faults."""
@@ -35,9 +37,9 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     def kafka_headers(self) -> Headers:
         """The `dlq-*` headers, so that a record can be found without decoding its value."""
         facts: dict[str, object] = {
-            "dlq-reason": self.reason,
+            REASON_HEADER: self.reason,
             "dlq-detail": self.detail,
-            "dlq-source-topic": self.source_topic,
+            SOURCE_TOPIC_HEADER: self.source_topic,
             "dlq-source-partition": self.source_partition,
             "dlq-source-offset": self.source_offset,
             "dlq-attempts": self.attempts,

@@ -133,6 +133,35 @@ class IncompatibleSchemaError(PlatformError):
     code = "incompatible_schema"
 
 
+class DuplicateEventError(PlatformError):
+    """An event with this id was stored lately; only where ingress is de-duplicated."""
+
+    code = "duplicate_event"
+
+    def __init__(self, event_id: str) -> None:
+        self.event_id = event_id
+        super().__init__(f"the event {event_id} was stored before")
+
+
+class RedriveRunningError(PlatformError):
+    """A redrive runs in this worker already; when it has ended, another may begin."""
+
+    code = "redrive_running"
+    retriable = True
+
+
+class RedriveSupersededError(PlatformError):
+    """Another redrive was started, by whomever: it has ended this one, and goes on from what this one has done."""
+
+    code = "redrive_superseded"
+
+
+class RedriveLogError(PlatformError):
+    """A record of `platform.redrives` cannot be read: what was redriven is not known, so nothing may be."""
+
+    code = "redrive_log"
+
+
 class AuthenticationError(PlatformError):
     """No valid token came with the request (401)."""
 

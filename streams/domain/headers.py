@@ -17,6 +17,10 @@ INGESTED_AT: Final = "ingested-at"
 TRACEPARENT: Final = "traceparent"
 EVENT_TOPIC: Final = "event-topic"
 """On `platform.ingress`: the API's name of the topic that the event is for."""
+INGRESS_ORIGIN: Final = "ingress-origin"
+"""On an event that came through `platform.ingress`: the record that it was there, as `partition@offset`."""
+DLQ_ORIGIN: Final = "dlq-origin"
+"""On an event that was redriven: the dead letter that it was, as `partition@offset` of `platform.dlq`."""
 
 # W3C Trace Context, section 3.2: version, trace id, parent id and flags, lower case hexadecimal.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -38,12 +42,12 @@ def event_headers(event: Event, content_type: str, ingested_at_ms: int, tracepar
     return headers
 
 
-def header(headers: Sequence[tuple[str, bytes]], name: str) -> str | None:
+def header(headers: Sequence[tuple[str, bytes | None]], name: str) -> str | None:
     """The last value of a header (the one that counts, by Kafka's convention), None where there is none.
 
     Bytes that are not UTF-8 are replaced: such a value matches nothing that we look for.
     """
     for key, value in reversed(headers):
         if key == name:
-            return value.decode("utf-8", "replace")
+            return "" if value is None else value.decode("utf-8", "replace")
     return None

@@ -15,6 +15,7 @@ AGGREGATES: Final = "platform.aggregates"
 LATE: Final = "platform.late"
 INVALID: Final = "platform.invalid"
 ALERTS: Final = "platform.alerts"
+REDRIVES: Final = "platform.redrives"
 
 TOPIC_PATTERN: Final = r"[a-z][a-z0-9._-]{0,127}"
 _TOPIC = re.compile(TOPIC_PATTERN)

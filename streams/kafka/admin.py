@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from streams.domain.errors import ConfigurationError, KafkaAccessError, KafkaUnavailableError, PlatformError
 from streams.kafka.security import confluent_options
@@ -22,6 +22,8 @@ from streams.settings import Settings
 T = TypeVar("T")
 
 _TIMEOUT_S: Final = 10.0
+_ATTEMPTS: Final = 20
+_PAUSE_S: Final = 0.25
 _ACCESS: Final = {
     KafkaError._AUTHENTICATION,  # noqa: SLF001  # librdkafka's local codes are published with an underscore
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -38,6 +40,8 @@ class TopicSpec:
     partitions: int
     replication_factor: int
     configs: Mapping[str, str] = field(default_factory=dict)
+    may_grow: bool = False
+    """Whether it is given more partitions as they are needed, and so may have more than this."""
 
 
 class TopicAdmin:
@@ -45,6 +49,7 @@ class TopicAdmin:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._partitions: dict[str, int] = {}
 
     @cached_property
     def _client(self) -> AdminClient:
@@ -83,6 +88,25 @@ class TopicAdmin:
                 continue  # another worker was faster
         return created
 
+    async def ensure_partitions(self, topic: str, partitions: int) -> None:
+        """Give an existing topic more partitions where it has fewer than this. Safe beside others who do the same."""
+        refused: PlatformError | None = None
+        for _ in range(_ATTEMPTS):
+            if self._partitions.get(topic, 0) >= partitions:
+                return
+            self._partitions = await self.topics()
+            if self._partitions.get(topic, 0) >= partitions:
+                return
+            for done in self._client.create_partitions([NewPartitions(topic, partitions)]).values():
+                try:
+                    await self._result(done, f"give {topic} {partitions} partitions")
+                    refused = None
+                except PlatformError as exc:
+                    # Somebody else may have been faster, and given it more; the metadata says so a little later.
+                    refused = exc
+            await asyncio.sleep(_PAUSE_S)
+        raise refused or KafkaUnavailableError(f"{topic} has not got {partitions} partitions in time")
+
     async def differences(self, specs: Iterable[TopicSpec]) -> list[str]:
         """How the topics that exist differ from their specs, one line each."""
         wanted = {spec.name: spec for spec in specs}
@@ -92,7 +116,9 @@ class TopicAdmin:
         found += [
             f"{name} has {partitions[name]} partitions, not {spec.partitions}"
             for name, spec in wanted.items()
-            if name in partitions and partitions[name] != spec.partitions
+            if name in partitions
+            and partitions[name] != spec.partitions
+            and not (spec.may_grow and partitions[name] > spec.partitions)
         ]
         for name, spec in wanted.items():
             replicas = {len(p.replicas) for p in existing[name].partitions.values()} if name in existing else set()

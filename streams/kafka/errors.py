@@ -51,6 +51,11 @@ def translate(exc: KafkaError | TimeoutError | OSError, doing: str) -> PlatformE
     return KafkaUnavailableError(detail)
 
 
+def platform_error(error: Exception, doing: str) -> Exception:
+    """The platform's error for one of a Kafka client; any other error as it is."""
+    return translate(error, doing) if isinstance(error, KafkaError | TimeoutError | OSError) else error
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Within it, errors of the Kafka client are raised as the platform's."""

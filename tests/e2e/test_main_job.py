@@ -29,7 +29,7 @@ from streams.generators.totals import Totals
 from streams.kafka.producer import EventProducer, OutgoingRecord
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
-from streams.topics import changelog
+from streams.kafka.batching import changelog_topic
 from tests.platform import FlinkJob, Worker, eventually, read_topic
 from tests.stack import KafkaBroker, running
 
@@ -257,7 +257,7 @@ async def the_state_table_counts(settings: Settings, stored: Counter[str]) -> No
 
     async def counted() -> bool:
         newest: dict[bytes, Any] = {}
-        for record in await read_topic(settings, changelog(settings.app_id, "state")):
+        for record in await read_topic(settings, changelog_topic(settings.app_id, "state")):
             newest[record.key or b""] = json.loads(record.value or b"null")
         counts: Counter[str] = Counter()
         for state in newest.values():

@@ -30,7 +30,7 @@ from streams.domain.naming import DLQ, INGRESS
 from streams.kafka.consumer import Record
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
-from streams.topics import changelog
+from streams.kafka.batching import changelog_topic
 from tests.platform import BIN, Worker, environment, eventually, read_topic, running_worker
 
 
@@ -185,8 +185,8 @@ async def test_the_state_of_a_key_counts_its_events_and_survives_a_restart(worke
                     assert response.status == 201
 
     async def state_is(count: int) -> bool:
-        records = await read_topic(worker.settings, changelog(worker.settings.app_id, "state"))
-        states = [json.loads(r.value or b"null") for r in records if json.loads(r.key or b"null") == f"iot/{key}"]
+        records = await read_topic(worker.settings, changelog_topic(worker.settings.app_id, "state"))
+        states = [json.loads(r.value or b"null") for r in records if r.key == f"events.iot|iot/{key}".encode()]
         return bool(states) and states[-1]["count"] == count
 
     await post(7)

@@ -88,9 +88,9 @@ async def test_while_dead_letters_are_refused_the_partition_waits_and_nothing_is
     try:
         behind = str(uuid.uuid4())
         bad = b"{ no json " + uuid.uuid4().hex.encode()
-        set_config(broker, DLQ, "max.message.bytes", "50")
+        set_config(broker, DLQ, "max.message.bytes", "200")
         await to_ingress(worker.settings, bad)
-        await eventually(lambda: _said(worker, "the dead letter of"))
+        await eventually(lambda: _said(worker, "is held"))
         await to_ingress(worker.settings, document(event_id=behind))
         set_config(broker, DLQ, "max.message.bytes", "2097152")
 

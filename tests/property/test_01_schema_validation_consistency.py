@@ -8,8 +8,7 @@ import json
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import fastavro
 import msgspec
@@ -17,14 +16,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agents.ingest import route
 from streams import schemas
 from streams.codecs import AvroCodec, Format, read_event, write_event
 from streams.domain.envelope import Event
 from streams.domain.errors import InvalidEventError
 from streams.domain.naming import INGRESS, event_topic
 from streams.domain.validation import EventRules, event_from_fields, event_from_json, parse_timestamp
-from streams.faust_app import Platform
+from streams.intake import read_ingress
 from streams.kafka.consumer import Record
 from streams.publishing import Publisher, TopicCatalog
 from streams.registry import SchemaLoader, SchemaRegistry
@@ -187,7 +185,7 @@ class OneTopic(TopicCatalog):
     def __init__(self) -> None:
         pass
 
-    async def require(self, name: str, *, certain: bool = False) -> str:
+    async def require(self, name: str, *, certain: bool = False, create: bool = False) -> str:
         return event_topic(name)
 
 
@@ -203,11 +201,10 @@ def test_the_ingest_agent_gives_the_verdict_of_the_gateways_validator(document):
     """The gateway's own verdicts over HTTP are compared with the validator in test_web_bodies.py."""
     codec = AvroCodec()
     codec.add_schema(7, schemas.EVENT)
-    platform = cast("Platform", SimpleNamespace(catalog=OneTopic(), publisher=publisher(codec)))
     record = Record(INGRESS, 0, 5, NOW_MS, None, document.body, (("event-topic", b"iot"),))
 
     def by_agent() -> Event:
-        routed = asyncio.run(route(platform, record))
+        routed = asyncio.run(read_ingress(record, OneTopic(), publisher(codec)))
         event = codec.decode_event(routed.value or b"")
         assert (routed.topic, routed.key) == ("events.iot", event.key)
         return event if document.fields.get("event_id") else msgspec.structs.replace(event, event_id=NEW_ID)

@@ -1,4 +1,4 @@
-"""How a record ends, whatever its work does: done, or a confirmed dead letter. Never lost by an error."""
+"""How a record ends whose work fails: tried again, or a dead letter in the transaction that moves past it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
-from agents.outcome import see_to
+from agents.outcome import dead_letter, may_pass, place
 from streams import schemas
 from streams.codecs import AvroCodec
 from streams.domain.dead_letters import DeadLetter
@@ -16,78 +22,62 @@ from streams.domain.errors import (
     InvalidEventError,
     KafkaAccessError,
     KafkaUnavailableError,
-    PlatformError,
     RecordRejectedError,
     RegistryAccessError,
     RegistryUnavailableError,
+    UnavailableError,
     UnknownSchemaError,
 )
 from streams.domain.naming import DLQ
+from streams.domain.partitioning import partition_for
 from streams.faust_app import Platform
-from streams.kafka.consumer import Record
-from streams.kafka.producer import OutgoingRecord
-from streams.settings import Settings
+from streams.kafka.batching import Source
+from tests.batching_kafka import Entry, begun, sent
 
-RECORD = Record("platform.ingress", 2, 9, 0, b"key", b"value", (("h", b"1"),))
-
-
-class Letters:
-    """A producer of memory that fails as often as it is told."""
-
-    def __init__(self, failures: list[Exception]) -> None:
-        self.failures = failures
-        self.sent: list[OutgoingRecord] = []
-
-    async def deliver(self, record: OutgoingRecord) -> None:
-        if self.failures:
-            raise self.failures.pop(0)
-        self.sent.append(record)
+RECORD = Entry(9, b"key", b"value", (("h", b"1"),), topic="platform.ingress", partition=2)
 
 
-def platform(*failures: Exception) -> tuple[Platform, Letters, AvroCodec]:
+def platform(schema_id: int | None = 9) -> tuple[Platform, AvroCodec]:
     codec = AvroCodec()
     codec.add_schema(9, schemas.DLQ_MESSAGE)
-    letters = Letters(list(failures))
-    settings = Settings(retry_base_s=0.001, retry_cap_s=0.002)
-    made = SimpleNamespace(settings=settings, codec=codec, producer=letters, dead_letter_schema=9)
-    return cast("Platform", made), letters, codec
+    return cast("Platform", SimpleNamespace(codec=codec, dead_letter_schema=schema_id)), codec
 
 
-class Work:
-    """Fails with each of these errors in turn, then is done."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-        self.attempts = 0
-
-    async def __call__(self) -> None:
-        self.attempts += 1
-        if self.errors:
-            raise self.errors.pop(0)
-
-
-def only_letter(letters: Letters, codec: AvroCodec) -> DeadLetter:
-    [record] = letters.sent
-    assert (record.topic, record.key) == (DLQ, b"key")
-    return codec.decode_dead_letter(record.value or b"")
-
-
-async def test_what_is_done_is_done_once():
-    on, letters, _ = platform()
-    work = Work()
-    await see_to(on, RECORD, work)
-    assert (work.attempts, letters.sent) == (1, [])
+async def letter_of(error: Exception, record: Entry = RECORD, attempt: int = 1) -> tuple[DeadLetter, int]:
+    """The letter, and the partition that it is for."""
+    on, codec = platform()
+    transaction, outbox = begun(Source(record.topic, record.partition), attempt=attempt)
+    await dead_letter(on, transaction, record, error)
+    [(topic, partition, key, value, headers)] = sent(outbox)
+    letter = codec.decode_dead_letter(value or b"")
+    assert (topic, key) == (DLQ, record.key)
+    assert headers == dict(letter.kafka_headers())
+    return letter, partition
 
 
 @pytest.mark.parametrize(
-    "error",
-    [KafkaUnavailableError("a"), RegistryUnavailableError("a"), KafkaAccessError("a"), RegistryAccessError("a")],
+    ("error", "passes"),
+    [
+        (KafkaUnavailableError("a"), True),
+        (RegistryUnavailableError("a"), True),
+        (KafkaConnectionError(), True),
+        (KafkaTimeoutError(), True),
+        (TimeoutError(), True),
+        (ConnectionResetError(), True),
+        # Refused credentials are no fault of the record.
+        (KafkaAccessError("a"), True),
+        (RegistryAccessError("a"), True),
+        (TopicAuthorizationFailedError(), True),
+        (InvalidEventError([]), False),
+        (UnknownSchemaError("7"), False),
+        (RecordRejectedError("a"), False),
+        (MessageSizeTooLargeError(), False),
+        (KeyError("a bug of ours"), False),
+        (RecursionError(), False),
+    ],
 )
-async def test_what_may_pass_and_what_is_no_fault_of_the_record_is_waited_out(error):
-    on, letters, _ = platform()
-    work = Work(error, error, error)
-    await see_to(on, RECORD, work)
-    assert (work.attempts, letters.sent) == (4, [])
+def test_what_is_away_is_waited_for_and_what_is_at_fault_is_not(error, passes):
+    assert may_pass(error) is passes
 
 
 @pytest.mark.parametrize(
@@ -95,25 +85,34 @@ async def test_what_may_pass_and_what_is_no_fault_of_the_record_is_waited_out(er
     [
         (InvalidEventError([FieldError("/value", "no")]), "invalid_event"),
         (UnknownSchemaError("7"), "unknown_schema"),
-        (RecordRejectedError("too large"), "record_rejected"),
+        (MessageSizeTooLargeError(), "record_rejected"),
         (KeyError("a bug of ours"), "internal"),
         (RecursionError(), "internal"),
     ],
 )
-async def test_what_will_not_pass_is_buried_with_its_bytes_and_the_reason(error, reason):
-    on, letters, codec = platform()
-    await see_to(on, RECORD, Work(KafkaUnavailableError("away"), error))
-    letter = only_letter(letters, codec)
-    assert (letter.reason, letter.attempts) == (reason, 2)
+async def test_a_dead_letter_has_the_records_bytes_and_the_reason(error, reason):
+    letter, partition = await letter_of(error, attempt=3)
+    assert (letter.reason, letter.attempts) == (reason, 3)
     assert (letter.key, letter.value, letter.headers) == (RECORD.key, RECORD.value, RECORD.headers)
     assert (letter.source_topic, letter.source_partition, letter.source_offset) == ("platform.ingress", 2, 9)
+    assert partition == partition_for(b"key", 4)
 
 
-@pytest.mark.parametrize(
-    "refusal", [KafkaAccessError("no right"), RecordRejectedError("too large"), PlatformError("?"), ValueError("a bug")]
-)
-async def test_a_dead_letter_that_is_refused_is_tried_until_it_is_taken(refusal):
-    on, letters, codec = platform(refusal, refusal, refusal)
-    await see_to(on, RECORD, Work(InvalidEventError([])))
-    assert only_letter(letters, codec).reason == "invalid_event"
-    assert letters.failures == []
+async def test_a_record_without_key_or_header_values_is_kept_too():
+    bare = Entry(9, None, None, (("h", None),), topic="platform.ingress", partition=7)  # type: ignore[arg-type]
+    letter, partition = await letter_of(KeyError("x"), bare)
+    assert (letter.key, letter.value, letter.headers) == (None, None, (("h", b""),))
+    assert partition == 7 % 4
+
+
+async def test_before_its_schema_is_registered_a_dead_letter_is_waited_for():
+    on, _ = platform(None)
+    transaction, outbox = begun(Source("platform.ingress", 2))
+    with pytest.raises(UnavailableError) as refused:
+        await dead_letter(on, transaction, RECORD, KeyError("x"))
+    assert may_pass(refused.value)
+    assert sent(outbox) == []
+
+
+def test_a_place_says_topic_partition_and_offset():
+    assert place(RECORD) == "platform.ingress[2]@9"

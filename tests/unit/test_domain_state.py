@@ -15,7 +15,7 @@ from streams.domain.envelope import Event
 from streams.domain.errors import FieldError, InvalidEventError, UnknownTopicError
 from streams.domain.headers import event_headers, header
 from streams.domain.naming import api_topic, event_topic
-from streams.domain.state import KeyState, fold
+from streams.domain.state import KeyState, TypeTotal, count_event, fold
 
 
 def event(ms: int, value: float | None = None) -> Event:
@@ -29,7 +29,10 @@ def fold_all(events: list[tuple[int, Event]]) -> KeyState | None:
     return state
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.floats(allow_nan=False)), min_size=1, max_size=30), st.data())
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=30),
+    st.data(),
+)
 def test_a_replayed_stretch_changes_no_state(arrivals, data):
     """A model beside it: a list of the events, each counted once however often it was read."""
     log = [(offset, event(ms, value)) for offset, (ms, value) in enumerate(arrivals)]
@@ -38,10 +41,38 @@ def test_a_replayed_stretch_changes_no_state(arrivals, data):
     state = fold_all([*log[:again], *log[start:again], *log[start:]])
     assert state is not None
     newest = max(ms for ms, _ in arrivals)
-    assert state["count"] == len(log)
-    assert state["last_event_time"] == newest
-    assert state["last_value"] == [value for ms, value in arrivals if ms == newest][-1]
-    assert state["offset"] == len(log) - 1
+    values = [value for _, value in arrivals]
+    assert (state.count, state.offset) == (len(log), len(log) - 1)
+    assert (state.min, state.max) == (min(values), max(values))
+    assert state.first_event_time == min(ms for ms, _ in arrivals)
+    assert (state.last_event_time, state.last_event_id) == (newest, f"id-{newest}")
+    assert state.last_value == [value for ms, value in arrivals if ms == newest][-1]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.none(), min_size=1, max_size=20))
+def test_a_state_is_the_same_after_its_way_through_the_changelog(values):
+    """However large its values are: JSON knows no infinity."""
+    state = fold_all([(offset, event(offset, value)) for offset, value in enumerate(values)])
+    assert state is not None
+    assert msgspec.json.decode(msgspec.json.encode(state), type=KeyState) == state
+    given_ = [value for value in values if value is not None]
+    assert (state.sum is None, state.min is None, state.max is None) == (not given_,) * 3
+
+
+def test_events_without_a_value_count_and_change_no_sum():
+    state = fold_all([(0, event(1, 2.0)), (1, event(2)), (2, event(0, 3.0))])
+    assert state is not None
+    assert (state.count, state.sum, state.min, state.max, state.last_value) == (3, 5.0, 2.0, 3.0, None)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.data())
+def test_a_replayed_stretch_is_counted_once(times, data):
+    log = [(offset, event(ms)) for offset, ms in enumerate(times)]
+    start = data.draw(st.integers(0, len(log) - 1))
+    total: TypeTotal | None = None
+    for offset, each in [*log, *log[start:]]:
+        total = count_event(total, each, "iot", offset) or total
+    assert total == TypeTotal("iot", "a", len(log), max(times), len(log) - 1)
 
 
 def result(revision: int = 0, emitted_at: int = 0, count: int = 1) -> AggregatedEvent:

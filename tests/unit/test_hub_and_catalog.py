@@ -127,6 +127,47 @@ async def test_after_a_question_that_was_cut_short_no_topic_is_called_unknown():
         await catalog.require("iot")
 
 
+async def test_a_first_event_creates_its_topic_where_that_is_asked_for_and_allowed():
+    admin = CountingAdmin()
+    made: list[str] = []
+
+    async def create(name: str) -> None:
+        made.append(name)
+        admin.names.append(f"events.{name}")
+
+    allowed, forbidden = TopicCatalog(admin, create), TopicCatalog(admin)
+    with pytest.raises(UnknownTopicError):
+        await allowed.require("new")
+    with pytest.raises(UnknownTopicError):
+        await forbidden.require("new", create=True)
+    assert made == []
+    assert await allowed.require("new", create=True) == "events.new"
+    assert await allowed.require("new", create=True) == "events.new"
+    assert await allowed.require("iot", create=True) == "events.iot"
+    assert made == ["new"]
+
+
+async def test_a_topic_that_could_not_be_created_is_tried_again():
+    failures = [KafkaUnavailableError("away")]
+
+    async def create(name: str) -> None:
+        if failures:
+            raise failures.pop()
+
+    catalog = TopicCatalog(CountingAdmin(), create)
+    with pytest.raises(KafkaUnavailableError):
+        await catalog.require("new", create=True)
+    assert await catalog.require("new", create=True) == "events.new"
+
+
+async def test_a_name_that_no_topic_can_have_is_never_created():
+    async def create(name: str) -> None:
+        raise AssertionError(name)
+
+    with pytest.raises(UnknownTopicError):
+        await TopicCatalog(CountingAdmin(), create).require("../x", create=True)
+
+
 @pytest.mark.parametrize("name", ["platform.dlq", "dlq"])
 async def test_topics_of_the_platform_are_unknown_to_clients(name):
     with pytest.raises(UnknownTopicError):

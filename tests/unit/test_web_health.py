@@ -20,7 +20,7 @@ async def test_all_is_well():
             assert response.status == 200
             assert await response.json() == {
                 "status": "ok",
-                "checks": {name: {"ok": True} for name in ("startup", "kafka", "registry", "tables")},
+                "checks": {name: {"ok": True} for name in ("startup", "kafka", "registry", "tables", "agents")},
             }
 
 

@@ -1,0 +1,71 @@
+"""How a record of `platform.ingress` becomes an event record: the same when it is first read and when it is redriven."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from streams.codecs import Format
+from streams.domain.errors import UnknownTopicError
+from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
+from streams.kafka.producer import OutgoingRecord
+from streams.publishing import Publisher, TopicCatalog
+
+_IDS: Final = uuid.UUID("5f0e2a52-6b0c-4d7c-9d4e-0d1a5b1f8c11")
+
+
+class IngressRecord(Protocol):
+    """What a record of ingress must tell of itself."""
+
+    @property
+    def topic(self) -> str:
+        """The topic that it was read from."""
+        ...
+
+    @property
+    def partition(self) -> int:
+        """The partition that it was read from."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Its offset there."""
+        ...
+
+    @property
+    def value(self) -> bytes | None:
+        """The value."""
+        ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """The headers, in their order."""
+        ...
+
+
+async def read_ingress(
+    record: IngressRecord, catalog: TopicCatalog, publisher: Publisher, *, certain: bool = True
+) -> OutgoingRecord:
+    """The record of `events.<topic>` for one of ingress. Raises where it must be retried or buried.
+
+    Where its header names no content type, its bytes say what it is. `certain` is that of `TopicCatalog.require`.
+    """
+    name = header(record.headers, EVENT_TOPIC)
+    if name is None:
+        raise UnknownTopicError("", f"the record has no header {EVENT_TOPIC}")
+    return await event_record(record, await catalog.require(name, certain=certain), publisher)
+
+
+async def event_record(record: IngressRecord, topic: str, publisher: Publisher) -> OutgoingRecord:
+    """The same for a record whose Kafka topic is known."""
+    value = record.value or b""
+    content_type = header(record.headers, CONTENT_TYPE)
+    format_ = Format.of(content_type) if content_type else Format.detect(value)
+    event = await publisher.read(value, format_, lambda: ingress_event_id(record))
+    return publisher.record(topic, event, format_, header(record.headers, TRACEPARENT))
+
+
+def ingress_event_id(record: IngressRecord) -> str:
+    """The id of an event that came without one: made of its place, so that a record read twice has one id."""
+    return str(uuid.uuid5(_IDS, f"{record.topic}/{record.partition}/{record.offset}"))
