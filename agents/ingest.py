@@ -83,7 +83,7 @@ class Ingest(Pipeline):
             partitions = counts[out.topic] = await transaction.partitions_of(out.topic)
         key = out.key or b""  # a valid event has a key
         origin = (INGRESS_ORIGIN, b"%d@%d" % (record.partition, record.offset))
-        transaction.send(out.topic, partition_for(key, partitions), key, out.value, (*out.headers, origin))
+        transaction.send(out.topic, partition_for(key, partitions), key, out.value, [*out.headers, origin])
 
     def _check_new(self, transaction: Transaction, record: ReceivedRecord, out: OutgoingRecord) -> None:
         event_id = header(out.headers, EVENT_ID) or ""

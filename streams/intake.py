@@ -12,6 +12,8 @@ from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, heade
 from streams.kafka.producer import OutgoingRecord
 from streams.publishing import Publisher, TopicCatalog
 
+_FORMATS: Final = {format_.value: format_ for format_ in Format}
+"""By their content types as they are mostly written: looked up faster than parsed."""
 _IDS: Final = uuid.UUID("5f0e2a52-6b0c-4d7c-9d4e-0d1a5b1f8c11")
 
 
@@ -61,7 +63,9 @@ async def event_record(record: IngressRecord, topic: str, publisher: Publisher) 
     """The same for a record whose Kafka topic is known."""
     value = record.value or b""
     content_type = header(record.headers, CONTENT_TYPE)
-    format_ = Format.of(content_type) if content_type else Format.detect(value)
+    format_ = _FORMATS.get(content_type or "")
+    if format_ is None:
+        format_ = Format.of(content_type) if content_type else Format.detect(value)
     event = await publisher.read(value, format_, lambda: ingress_event_id(record))
     return publisher.record(topic, event, format_, header(record.headers, TRACEPARENT))
 

@@ -133,5 +133,5 @@ class Publisher:
             topic,
             event.key,
             self._codec.encode_event(event, self._schema_id),
-            event_headers(event, format_.value, self._clock_ms(), traceparent),
+            event_headers(event, format_, self._clock_ms(), traceparent),
         )

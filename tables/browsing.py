@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import islice, takewhile
 from typing import Any, Generic, NamedTuple
 
 import msgspec
 
-from streams.kafka.batching import MemoryStore, Source, Store
+from streams.kafka.batching import Source, Store
 from streams.kafka.batching.tables import V
 
 
@@ -63,17 +64,10 @@ def page(parts: Mapping[Source, Store[V]], *, prefix: str = "", limit: int, afte
 
 
 def _smallest(store: Store[Any], prefix: str, count: int, after: Place | None, source: Source) -> list[str]:
-    keys = _keys(store)
-    if after is None:
-        return heapq.nsmallest(count, (key for key in keys if key.startswith(prefix)))
-    last = after.key
-    if source > after.source:
-        return heapq.nsmallest(count, (key for key in keys if key >= last and key.startswith(prefix)))
-    return heapq.nsmallest(count, (key for key in keys if key > last and key.startswith(prefix)))
-
-
-def _keys(store: Store[Any]) -> Iterable[str]:
-    if isinstance(store, MemoryStore):
-        # Not items(): a copy of a million pairs would hold the interpreter, and so the event loop, for 60 ms.
-        return list(store._rows)  # noqa: SLF001
-    return (key for key, _ in store.items())
+    last = "" if after is None else after.key
+    # The last row's own key is still to come in the partitions behind that row's.
+    told = None if after is None or source > after.source else last
+    keys = store.keys(max(prefix, last))
+    if store.in_order:
+        return list(islice((key for key in takewhile(lambda key: key.startswith(prefix), keys) if key != told), count))
+    return heapq.nsmallest(count, (key for key in keys if key.startswith(prefix) and key != told))

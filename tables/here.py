@@ -15,6 +15,38 @@ _TRUSTED: Final = frozenset({Phase.RUNNING, Phase.RETRYING, Phase.HELD})
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How the partitions of this worker stand, asked once for all tables."""
+
+    waiting: str | None
+    """Why it is not known which partitions are ours; None where it is."""
+    statuses: Sequence[PartitionStatus]
+
+    def of(self, table: Table[Any]) -> list[PartitionStatus]:
+        """The input partitions of a table that are assigned to this worker."""
+        takes = inputs_of(table).takes
+        return [status for status in self.statuses if takes(status.source.topic)]
+
+    def held(self, table: Table[Any]) -> dict[Source, Store[Any]]:
+        """The parts that are here, complete, and nobody else's by now."""
+        parts = table.parts
+        return {
+            status.source: parts[status.source]
+            for status in self.statuses
+            if status.source in parts and is_trusted(status)
+        }
+
+    def not_ready(self, table: Table[Any]) -> str | None:
+        """Why the parts of a table that are assigned to this worker cannot all be read; None where they can."""
+        if self.waiting is not None:
+            return self.waiting
+        held = self.held(table)
+        return next(
+            (f"{status.source} is {status.phase}" for status in self.of(table) if status.source not in held), None
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class TableView:
     """The tables of one worker, to be looked at."""
 
@@ -37,29 +69,9 @@ class TableView:
         """The table of this name."""
         return next((table for table in self.tables() if table.name == name), None)
 
-    def statuses(self, table: Table[Any]) -> list[PartitionStatus]:
-        """How the input partitions of a table stand that are assigned to this worker."""
-        takes = inputs_of(table).takes
-        return [status for status in self.status() if takes(status.source.topic)]
-
-    def held(self, table: Table[Any]) -> dict[Source, Store[Any]]:
-        """The parts that are here, complete, and nobody else's by now."""
-        parts = table.parts
-        return {
-            status.source: parts[status.source]
-            for status in self.status()
-            if status.source in parts and is_trusted(status)
-        }
-
-    def not_ready(self, table: Table[Any]) -> str | None:
-        """Why the parts of a table that are assigned to this worker cannot all be read; None where they can."""
-        if (waiting := self.waiting()) is not None:
-            return waiting
-        held = self.held(table)
-        for status in self.statuses(table):
-            if status.source not in held:
-                return f"{status.source} is {status.phase}"
-        return None
+    def now(self) -> Snapshot:
+        """How things stand; true until the event loop goes on."""
+        return Snapshot(self.waiting(), self.status())
 
 
 def inputs_of(table: Table[Any]) -> Inputs:

@@ -318,7 +318,7 @@ class FakeProducer:
         assert group_id == GROUP
         await self._process.reach("offsets")
         found = self._kafka.check(self._id, self._epoch)
-        found.offsets |= {tuple(tp): offset for tp, offset in offsets.items()}  # type: ignore[misc]
+        found.offsets |= {tuple(tp): offset for tp, offset in offsets.items()}
 
     async def commit_transaction(self) -> None:
         await self._process.reach("commit")
@@ -392,6 +392,7 @@ class FakeConsumer:
         self.assigned: set[Source] = set()
         self.positions: dict[Source, int] = {}
         self.epochs: dict[Source, int] = {}
+        self.seeks: list[tuple[Source, int]] = []
         self._number = 0
 
     async def committed(self, source: Source) -> int | None:
@@ -407,13 +408,17 @@ class FakeConsumer:
         if source not in self.assigned:
             raise IllegalStateError(f"{source} is not assigned")
         self._number += 1
+        self.seeks.append((source, offset))
         self.positions[source] = offset
         self.epochs[source] = self._number
         return self._number
 
     async def commit_positions(self, offsets: Mapping[Source, int]) -> None:
+        if not offsets:
+            raise ValueError(offsets)  # as aiokafka
         await self._process.reach("offsets")
-        self._kafka.offsets |= offsets
+        for source, offset in offsets.items():
+            self._kafka.offsets[source] = offset
 
     def end_of(self, source: Source) -> int | None:
         return len(self._kafka.logs[source]) if source in self.assigned else None
@@ -644,7 +649,17 @@ def check(kafka: Kafka, sources: Iterable[Source], workers: Iterable[Worker] = (
         check_gates(worker)
         for source, work in worker.works.items():
             if work.is_complete and work._commit is None and work._last is None and source in worker.rows.parts:
-                assert worker.snapshot(source) == folded(kafka.logs[source], work.committed or 0), source
+                # Who was fenced while it restored may have read what its successor wrote, and cannot add to it.
+                at = work.committed or 0
+                newest = at if is_owner(kafka, source, work) else max(at, kafka.offsets.get(source, 0))
+                held = worker.snapshot(source)
+                assert any(held == folded(kafka.logs[source], offset) for offset in range(at, newest + 1)), source
+
+
+def is_owner(kafka: Kafka, source: Source, work: PartitionWork) -> bool:
+    """Whether nobody has fenced it."""
+    client: Any = work._producer._client
+    return client is not None and client._epoch == kafka.ids[work._producer.transactional_id].epoch
 
 
 def check_order(kafka: Kafka) -> None:
@@ -694,7 +709,7 @@ def away() -> KafkaConnectionError:
 async def until(condition: Callable[[], Any], within_s: float = 60) -> None:
     """Wait for a condition, on the loop's time."""
     async with asyncio.timeout(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # an engine tells nobody how it stands; it is asked
             await asyncio.sleep(0.01)
 
 
@@ -715,7 +730,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._patches = [
+        self._patches: list[Any] = [
             mock.patch.object(transactions, "AIOKafkaProducer", FakeProducer),
             mock.patch.object(restoring, "AIOKafkaConsumer", FakeLogConsumer),
         ]

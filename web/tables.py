@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from streams.domain.errors import KafkaUnavailableError, PlatformError, UnavailableError
 from streams.kafka.batching import PartitionStatus, Source, Store, Table
 from tables.browsing import cursor, page, parse_cursor
-from tables.here import TableView, inputs_of, is_trusted
+from tables.here import Snapshot, TableView, inputs_of, is_trusted
 from tables.routing import by_owner, count_partitions, elsewhere, plan
 from web import pages
 from web.errors import InvalidRequestError, UnknownKeyError, UnknownTableError
@@ -70,7 +70,8 @@ class Tables:
         async def make() -> Made:
             Parameters(request.query, ()).check()
             self._services.require_started()
-            answer = TablesAnswer(self._view.url, [self._describe(table) for table in self._view.tables()])
+            now = self._view.now()
+            answer = TablesAnswer(self._view.url, [self._describe(table, now) for table in self._view.tables()])
             return answer, lambda: pages.tables_page(answer)
 
         return await _answer(request, make)
@@ -118,7 +119,7 @@ class Tables:
             Parameters(request.query, ()).check()
             table, key = self._table(request), _key(request)
             if ROUTED in request.headers:
-                held = self._view.held(table)
+                held = self._view.now().held(table)
                 routed = RoutedAnswer(self._rows(table, key, held), sorted(held))
                 return routed, lambda: pages.problem_page("A routed request", "is answered with JSON")
             rows = await self._find(table, key, request.headers.get(hdrs.AUTHORIZATION, ""))
@@ -143,19 +144,20 @@ class Tables:
 
     def _all_parts(self, table: Table[Any]) -> dict[Source, Store[Any]]:
         """The parts of a table that are ours. Raises UnavailableError where one is not complete: half a truth."""
-        if (reason := self._view.not_ready(table)) is not None:
+        now = self._view.now()
+        if (reason := now.not_ready(table)) is not None:
             raise UnavailableError(f"the table is not ready: {reason}", retry_after_s=RETRY_AFTER_S)
-        return self._view.held(table)
+        return now.held(table)
 
-    def _describe(self, table: Table[Any]) -> TableAnswer:
-        held = self._view.held(table)
-        parts = [_part(status, held) for status in self._view.statuses(table)]
+    def _describe(self, table: Table[Any], now: Snapshot) -> TableAnswer:
+        held = now.held(table)
+        parts = [_part(status, held) for status in now.of(table)]
         lag = sum(part.changelog_lag or 0 for part in parts)
         return TableAnswer(
             table.name,
             table.help,
             sum(map(len, held.values())),
-            "ready" if self._view.not_ready(table) is None else "restoring" if lag else "waiting",
+            "ready" if now.not_ready(table) is None else "restoring" if lag else "waiting",
             self._view.changelog(table),
             lag,
             parts,
@@ -189,11 +191,12 @@ class Tables:
     async def _ask(
         self, table: Table[Any], key: str, sources: AbstractSet[Source], authorization: str
     ) -> list[RowAnswer]:
-        held = self._view.held(table)
+        now = self._view.now()
+        held = now.held(table)
         here = {source: held[source] for source in sources if source in held}
         others, nobody = by_owner(sources - here.keys(), self._view.owners(), self._view.url)
         if nobody:
-            reason = self._view.not_ready(table) or f"no worker has {min(nobody)} yet"
+            reason = now.not_ready(table) or f"no worker has {min(nobody)} yet"
             raise UnavailableError(f"the key cannot be looked up: {reason}", retry_after_s=RETRY_AFTER_S)
         rows = self._rows(table, key, here)
         answers = await asyncio.gather(

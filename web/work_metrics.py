@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from aioprometheus.collectors import Collector, Counter, Gauge, Registry
 
-from streams.kafka.batching import Phase
-from tables.here import TableView
+from streams.kafka.batching import Phase, Source, Table
+from tables.here import Snapshot, TableView
 
 Labels = dict[str, str]
 
@@ -19,8 +19,9 @@ _MAX_LETTER_LABELS: Final = 200
 
 def fill(registry: Registry, view: TableView, letters: Mapping[tuple[str, str], int]) -> None:
     """Put everything into a registry; `letters` are the dead letters by reason and source topic."""
-    _agents(registry, view)
-    _tables(registry, view)
+    now = view.now()
+    _agents(registry, now, view.counts())
+    _tables(registry, now, view.tables())
     _set(
         Gauge("streams_dead_letters", "Dead letters in this worker's partitions of platform.dlq.", registry=registry),
         (({"reason": reason, "source_topic": topic}, count) for (reason, topic), count in bounded(letters).items()),
@@ -38,15 +39,14 @@ def bounded(letters: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int
     return found
 
 
-def _agents(registry: Registry, view: TableView) -> None:
-    counts = view.counts()
+def _agents(registry: Registry, now: Snapshot, counts: Mapping[Source, tuple[int, int]]) -> None:
     lag = Gauge("streams_agent_lag", "Offsets of a partition that are not worked on yet.", registry=registry)
     records = Counter("streams_agent_records_total", "Records worked on since it was assigned.", registry=registry)
     transactions = Counter(
         "streams_agent_transactions_total", "Transactions committed since it was assigned.", registry=registry
     )
     phase = Gauge("streams_agent_phase", "1 for the phase that a partition is in.", registry=registry)
-    for status in view.status():
+    for status in now.statuses:
         topic, partition = status.source
         labels = {"pipeline": status.pipeline, "topic": topic, "partition": str(partition)}
         if status.lag is not None:
@@ -57,18 +57,14 @@ def _agents(registry: Registry, view: TableView) -> None:
         phase.set_value(labels | {"phase": status.phase.value}, 1)
 
 
-def _tables(registry: Registry, view: TableView) -> None:
-    tables = view.tables()
+def _tables(registry: Registry, now: Snapshot, tables: Sequence[Table[Any]]) -> None:
     _set(
         Gauge("streams_table_rows", "Rows in this worker's parts of a table.", registry=registry),
-        (({"table": table.name}, sum(map(len, view.held(table).values()))) for table in tables),
+        (({"table": table.name}, sum(map(len, now.held(table).values()))) for table in tables),
     )
     _set(
         Gauge("streams_table_restoring", "Parts of a table that are being restored here.", registry=registry),
-        (
-            ({"table": table.name}, sum(status.phase is Phase.RESTORING for status in view.statuses(table)))
-            for table in tables
-        ),
+        (({"table": table.name}, sum(status.phase is Phase.RESTORING for status in now.of(table))) for table in tables),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,29 @@ async def read_all(client: aiohttp.ClientSession, keys: list[str]) -> dict[str, 
     return found
 
 
+async def browse(client: aiohttp.ClientSession, prefix: str) -> list[str]:
+    """Every key of a worker, page by page."""
+    found, query = [], f"prefix={prefix}&limit=50"
+    while query:
+        _, answer = await read(client, f"/api/v1/tables/state?{query}")
+        found += [entry["key"] for entry in answer["keys"]]
+        query = answer["after"] and f"prefix={prefix}&limit=50&after={answer['after']}"
+    return found
+
+
+async def check_metrics(clients: Sequence[aiohttp.ClientSession]) -> None:
+    """Together they have all rows, and every partition goes on."""
+    rows = 0
+    for client in clients:
+        async with client.get("/metrics") as response:
+            page = await response.text()
+        rows += int(re.findall(r'^streams_table_rows\{table="state"\} (\d+)$', page, re.MULTILINE)[0])
+        assert re.search(r'^streams_agent_phase\{.*phase="running",pipeline="state".*\} 1$', page, re.MULTILINE)
+        async with client.get("/api/v1/health/ready") as response:
+            assert (await response.json())["checks"]["agents"] == {"ok": True}
+    assert rows >= COUNT
+
+
 @pytest.mark.parametrize("store", ["memory", "rocksdb"])
 async def test_each_worker_answers_for_every_key_also_when_one_is_killed(
     kafka_broker, schema_registry, tmp_path, store
@@ -103,15 +127,8 @@ async def test_each_worker_answers_for_every_key_also_when_one_is_killed(
                 status, totals = await read(client, f"/api/v1/tables/totals/iot%2F{store}")
                 assert (status, sum(row["value"]["count"] for row in totals["rows"])) == (200, COUNT)
 
-            async def keys_of(client: aiohttp.ClientSession) -> list[str]:
-                found, query = [], f"prefix=iot/{store}&limit=50"
-                while query:
-                    _, answer = await read(client, f"/api/v1/tables/state?{query}")
-                    found += [entry["key"] for entry in answer["keys"]]
-                    query = answer["after"] and f"prefix=iot/{store}&limit=50&after={answer['after']}"
-                return found
-
-            browsed = [await keys_of(client) for client in (one, two)]
+            await check_metrics((one, two))
+            browsed = [await browse(client, f"iot/{store}") for client in (one, two)]
             assert sorted(browsed[0] + browsed[1]) == sorted(f"iot/{key}" for key in keys)
             assert all(found == sorted(found) for found in browsed)
 

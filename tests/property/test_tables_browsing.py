@@ -82,7 +82,7 @@ def test_a_cursor_comes_back(key, topic, partition):
 
 def test_a_cursor_with_something_in_it_is_none():
     text = cursor(Place("key", SOURCES[0]))
-    for spoilt in (text[:4] + "!" + text[4:], text + "\n", text[:-2]):
+    for spoilt in (text[:4] + "!!!!" + text[4:], text + "\n", text[:-2]):
         with pytest.raises(ValueError):
             parse_cursor(spoilt)
 

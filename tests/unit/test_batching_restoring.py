@@ -161,7 +161,7 @@ def test_when_kafka_goes_away_every_part_is_told(failures):
     run(go())
 
 
-@pytest.mark.parametrize("delay_ms", [0, 10, 60, 100, 300, 1_000])
+@pytest.mark.parametrize("delay_ms", [0, 10, 50.5, 51.5, 52.5, 53.5, 60, 60.5, 80.5, 100.5, 300])
 def test_a_part_that_is_given_up_meanwhile_is_left_alone_and_the_others_go_on(delay_ms):
     """A rebalance: its store is closed, and the same part may be opened again at once, with a store of its own."""
 
@@ -182,6 +182,38 @@ def test_a_part_that_is_given_up_meanwhile_is_left_alone_and_the_others_go_on(de
         await asyncio.gather(second, third)
         assert len(rows(kept)) == len(rows(again)) == 200
         await restorer.stop()
+
+    run(go())
+
+
+def test_for_parts_that_nobody_waits_for_any_more_nothing_is_read():
+    async def go() -> None:
+        kafka = Kafka()
+        restorer = Restorer({"process": Process(kafka)}, client_id="test")
+        waiting = asyncio.create_task(restored(kafka, {A: CountingStore()}, restorer))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.sleep(1)
+        assert kafka.steps == []
+
+    run(go())
+
+
+def test_a_part_that_was_given_up_is_not_emptied_though_its_changelog_is_shorter():
+    """Its directory may be somebody else's by now."""
+
+    async def go() -> None:
+        kafka = Kafka()
+        write(kafka, B, "k", 1)
+        restorer = Restorer({"process": Process(kafka)}, client_id="test")
+        given_up, kept = CountingStore(99), CountingStore()
+        given_up._rows["theirs"] = row(7)
+        first = asyncio.create_task(restored(kafka, {A: given_up}, restorer))
+        second = asyncio.create_task(restored(kafka, {B: kept}, restorer))
+        await asyncio.sleep(0.0515)
+        first.cancel()
+        await second
+        assert (rows(given_up), rows(kept)) == ({"theirs": 7}, {"k": 1})
 
     run(go())
 

@@ -101,6 +101,23 @@ def test_a_partition_with_nothing_to_do_is_never_complained_of_and_one_that_is_s
     run(go())
 
 
+def test_a_partition_that_is_always_behind_but_moves_is_not_complained_of():
+    async def go() -> None:
+        kafka = Kafka()
+        worker = Worker(kafka)
+        await worker.assign(SOURCE)
+        for number in range(700):
+            kafka.put(SOURCE, b"k", b"%d" % number)
+            await asyncio.sleep(0.03)
+            if number > 20:
+                [it] = worker.engine.status()
+                assert it.lag
+                assert worker.engine.complaints(5) == []
+        await worker.stop()
+
+    run(go())
+
+
 def test_more_records_behind_one_that_is_stuck_do_not_make_it_look_alive():
     async def go() -> None:
         kafka = Kafka()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,8 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streams.domain.state import TypeTotal
 from streams.kafka.batching import MemoryStore, Source, Table
-from streams.kafka.batching import rocks as rocks_module
-from streams.kafka.batching.rocks import RocksStore, StoreError
+from streams.kafka.batching.rocks import MAX_AGE_S, RocksStore, StoreError
 
 ROOT = Path(__file__).parents[2]
 TABLE = Table("totals", TypeTotal)
@@ -61,8 +61,13 @@ class OnDisk(RuleBasedStateMachine):
     def get(self, key):
         assert self.store.get(key) == self.model.get(key)
 
+    @rule(start=keys)
+    def keys_from_somewhere_on(self, start):
+        assert list(self.store.keys(start)) == sorted(self.model.keys(start))
+
     @invariant()
     def both_hold_the_same(self):
+        assert list(self.store.keys()) == sorted(self.model.keys())
         assert dict(self.store.items()) == dict(self.model.items())
         assert self.store.position == self.model.position
 
@@ -100,12 +105,12 @@ def test_what_was_last_written_long_ago_is_read_anew(tmp_path, monkeypatch):
     store = RocksStore(tmp_path, TABLE, SOURCE)
     store.apply({"a": row(1)}, 7)
     store.close()
-    now = rocks_module.time.time()
-    monkeypatch.setattr(rocks_module.time, "time", lambda: now + rocks_module.MAX_AGE_S - 60)
+    now = time.time()
+    monkeypatch.setattr("streams.kafka.batching.rocks.time.time", lambda: now + MAX_AGE_S - 60)
     store = RocksStore(tmp_path, TABLE, SOURCE)
     assert (store.position, store.get("a")) == (7, row(1))
     store.close()
-    monkeypatch.setattr(rocks_module.time, "time", lambda: now + rocks_module.MAX_AGE_S + 60)
+    monkeypatch.setattr("streams.kafka.batching.rocks.time.time", lambda: now + MAX_AGE_S + 60)
     store = RocksStore(tmp_path, TABLE, SOURCE)
     assert (store.position, store.get("a")) == (None, None)
     store.close()

@@ -52,8 +52,9 @@ class CommittedPartitions:
     async def rollback(self, consumer: BatchConsumer, source: Source) -> None:
         """Read again from what was last committed; what is in hand belongs to the past."""
         offset = self._done[source] = self._committed[source]
+        epoch = await consumer.rollback(source, offset)
         self._torn.discard(source)
-        self._gates.open(source, await consumer.rollback(source, offset))
+        self._gates.open(source, epoch)
 
     async def commit(self, consumer: BatchConsumer) -> None:
         """Commit what is done. A rebalance that was faster is no error: what is done will be read again."""
@@ -61,16 +62,16 @@ class CommittedPartitions:
         if not offsets and not self._torn:
             return
         try:
-            await consumer.commit_positions(offsets)
+            if offsets:  # aiokafka takes no empty ones
+                await consumer.commit_positions(offsets)
+                self._committed |= offsets
+            for source in list(self._torn):
+                log.warning("%s: a batch was lost on its way: reading again from %d", source, self._committed[source])
+                await self.rollback(consumer, source)
         except (CommitFailedError, IllegalStateError) as exc:
             log.info("positions not committed: %s", exc)
         except KafkaError as exc:
             log.warning("positions not committed, trying again: %s", exc)
-        else:
-            self._committed |= offsets
-            for source in list(self._torn):
-                log.warning("%s: a batch was lost on its way: reading again from %d", source, self._committed[source])
-                await self.rollback(consumer, source)
 
     async def close(self, consumer: BatchConsumer, sources: set[Source]) -> None:
         """Commit, and forget these partitions."""

@@ -166,8 +166,9 @@ class Engine:
             self._watching.clear()
             works, self._works = self._works, {}
             await asyncio.gather(*(work.close() for work in works.values()))
-            if self._around is not None:
+            if self._assigned:
                 await self.positions.commit(self._consumer())
+            if self._around is not None:
                 await self._around.restorer.stop()
 
     def status(self) -> list[PartitionStatus]:

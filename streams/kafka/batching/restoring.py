@@ -77,7 +77,8 @@ class Restorer:
         # Without those that nobody waits for any more: their stores may be closed, and opened by somebody else.
         parts, self._waiting = [part for part in self._waiting if not part.done.done()], []
         try:
-            await self._read(parts)
+            if parts:
+                await self._read(parts)
         except BaseException as exc:
             for part in parts:
                 if not part.done.done():
@@ -96,7 +97,7 @@ class Restorer:
             consumer.assign(list(by_log))
             for tp, wanted in by_log.items():
                 for part in wanted:
-                    if (part.store.position or 0) > ends[tp]:
+                    if (part.store.position or 0) > ends[tp] and not part.done.done():
                         log.warning("%s is shorter than what is stored of it: reading it from the beginning", tp)
                         part.store.reset()
                 start = min(part.store.position or 0 for part in wanted)

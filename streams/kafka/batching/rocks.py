@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,6 +89,13 @@ class RocksStore(Store[V]):
         for key, data in rows:
             if not key.startswith(_OURS):
                 yield key.decode(), self._table.decode(data)
+
+    in_order = True
+
+    def keys(self, start: str = "") -> Iterable[str]:
+        keys: Iterator[Any] = self._db.snapshot().keys(from_key=start.encode())
+        # Ours are behind all of them: their first byte is in no UTF-8.
+        return (key.decode() for key in takewhile(lambda key: not key.startswith(_OURS), keys))
 
     def __len__(self) -> int:
         estimate = self._db.property_int_value("rocksdb.estimate-num-keys") or 0

@@ -9,8 +9,8 @@ that is read again, say after the group's offsets were reset, is known.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -50,6 +50,13 @@ class Store(ABC, Generic[V]):
     def items(self) -> Iterator[tuple[str, V]]:
         """Every row, in no order. The store may change meanwhile: what is told was true at some moment of it."""
 
+    in_order: ClassVar[bool] = False
+    """Whether `keys` gives them in their order."""
+
+    @abstractmethod
+    def keys(self, start: str = "") -> Iterable[str]:
+        """Every key that is not before `start`, from any thread; the store may change meanwhile, as for `items`."""
+
     @abstractmethod
     def __len__(self) -> int:
         """How many rows; of RocksDB its own estimate."""
@@ -85,6 +92,11 @@ class MemoryStore(Store[V]):
     def items(self) -> Iterator[tuple[str, V]]:
         # A copy of the references: the dict may change between two steps of the caller.
         yield from list(self._rows.items())
+
+    def keys(self, start: str = "") -> Iterable[str]:
+        # A copy of the keys alone takes a tenth of the time of one of pairs, in which nothing else runs.
+        keys = list(self._rows)
+        return (key for key in keys if key >= start) if start else keys
 
     def __len__(self) -> int:
         return len(self._rows)
