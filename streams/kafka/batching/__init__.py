@@ -8,6 +8,7 @@ tables, and the offset behind what it read become visible together, once, whatev
 - `partition`, `chain`, `transactions`, `pipeline`: the work on one input partition, exactly once;
 - `committed`: the other way to work on batches, at least once, by the body of an agent;
 - `tables`, `restoring`, `rocks`: state that follows its input, and its restoration;
+- `collector`: Python's collector of cycles, which would walk all records in hand again and again;
 - `subscription`: topics that come while workers run;
 - `internals`: every private part of Faust and aiokafka that is touched, guarded by a test;
 - `engine`: all of it together.
@@ -17,9 +18,14 @@ tables, and the offset behind what it read become visible together, once, whatev
 
         def takes(self, topic): return topic == "numbers"
 
+        def may_pass(self, error): return isinstance(error, KafkaError) and error.retriable
+
         async def handle(self, transaction, records):
             for record in records:
                 transaction.send("doubled", record.partition, record.key, str(2 * int(record.value)).encode())
+
+        async def bury(self, transaction, record, error):
+            transaction.send("not-doubled", record.partition, record.key, record.value)
 
     engine.add(Doubling())
 

@@ -1,0 +1,113 @@
+"""`make bench-agents`: what the agents cost, each case beside its yardstick in the same run.
+
+Needs no running stack: it starts a Kafka broker and a schema registry of its own, and stops them at the end. All
+cases with their five runs take some twelve minutes on two cores. Ctrl-C ends it in order: nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from deploy.local.bench_agents.bench import Bench
+from deploy.local.bench_agents.cases import CASES, Case
+from deploy.local.bench_agents.processes import SubjectError, cores
+from deploy.local.bench_agents.report import Outcome, as_json, machine, show
+from deploy.local.bench_agents.servers import ServerError, running
+from deploy.local.paths import ROOT
+from deploy.local.progress import Step, paint
+from streams.domain.errors import PlatformError
+
+
+async def measure_all(bench: Bench, cases: Sequence[Case]) -> list[Outcome]:
+    """Every case."""
+    return [await bench.measure(case) for case in cases]
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    names = [case.name for case in CASES]
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.local.bench_agents",
+        description=__doc__,
+        epilog="cases: " + "; ".join(f"{case.name}: {case.title}" for case in CASES),
+    )
+    parser.add_argument("--events", type=_positive, default=500_000, metavar="N", help="events of a run (500000)")
+    parser.add_argument("--runs", type=_positive, default=5, metavar="N", help="runs of each subject (5)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=names,
+        metavar="CASE",
+        help=f"only this case, may be repeated: {', '.join(names)}",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output, and progress on the other")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text.replace("_", "").replace(",", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end us as Ctrl-C does: in order."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> int:
+    """Measure and print; 1 when something fails, 130 when it is broken off. A missed target is no failure."""
+    chosen = options()
+    cases = [case for case in CASES if not chosen.only or case.name in chosen.only]
+    os.chdir(ROOT)
+    # They report each try to find a topic that is new, or gone.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    available = os.cpu_count() or 1
+    subjects_core, our_core = cores()
+    if our_core is not None:
+        # What we start inherits it; subjects move to the other one by themselves.
+        os.sched_setaffinity(0, {our_core})
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_interruptible())
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-bench-")))
+            with Step("starting a broker and a registry", out=sys.stderr):
+                servers = stack.enter_context(running(directory))
+            bench = Bench(servers, directory, chosen.events, chosen.runs, subjects_core)
+            outcomes = asyncio.run(measure_all(bench, cases))
+    except (ServerError, SubjectError, PlatformError) as exc:
+        print(paint(f"bench-agents: {exc}", "red", sys.stderr), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench-agents: broken off; everything is stopped", file=sys.stderr)
+        return 130
+    if chosen.json:
+        print(as_json(outcomes, machine(available)))
+    else:
+        show(outcomes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
