@@ -87,3 +87,11 @@ lock: ready ## make the locks of requirements and jars anew from what is pinned 
 .PHONY: bench-start
 bench-start: ready ## how long a warm start takes on fresh data, and how much memory
 	@exec $(VENV)/python -m deploy.local.bench_start
+
+.PHONY: bench-agents
+bench-agents: ready ## what the agents cost beside their yardsticks; OPTIONS='--only ingest --runs 3', OPTIONS=--help
+	@exec $(VENV)/python -m deploy.local.bench_agents $(OPTIONS)
+
+.PHONY: chaos-agents
+chaos-agents: ready ## 300,000 events through workers that are killed, frozen and fenced: each once; in four minutes. OPTIONS=--help
+	@exec $(VENV)/python -m tests.chaos $(OPTIONS)

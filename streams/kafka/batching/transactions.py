@@ -204,7 +204,12 @@ class TransactionalProducer:
 async def _send(client: AIOKafkaProducer, outbox: Outbox) -> dict[tuple[str, int], int]:
     async def send_all(where: tuple[str, int], builders: Sequence[Any]) -> int:
         # One by one: aiokafka's queue of a partition holds one batch, and its waiters overtake each other.
-        acknowledged = [await client.send_batch(builder, where[0], partition=where[1]) for builder in builders]
+        acknowledged = []
+        for builder in builders:
+            future = await client.send_batch(builder, where[0], partition=where[1])
+            # When one fails, nobody asks for the others: asyncio would log each as forgotten.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            acknowledged.append(future)
         receipts = [await future for future in acknowledged]
         end: int = receipts[-1].offset + builders[-1].record_count()
         return end
