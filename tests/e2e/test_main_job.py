@@ -26,10 +26,10 @@ from streams.domain.windows import MINUTE_MS, TUMBLING_1M, Accumulator
 from streams.generators.options import KINDS, GeneratorOptions, Via
 from streams.generators.run import run_generator
 from streams.generators.totals import Totals
+from streams.kafka.batching import changelog_topic
 from streams.kafka.producer import EventProducer, OutgoingRecord
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
-from streams.kafka.batching import changelog_topic
 from tests.platform import FlinkJob, Worker, eventually, read_topic
 from tests.stack import KafkaBroker, running
 

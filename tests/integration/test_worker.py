@@ -27,10 +27,10 @@ from streams.codecs import AvroCodec, Format, write_event
 from streams.domain.envelope import Event
 from streams.domain.headers import header
 from streams.domain.naming import DLQ, INGRESS
+from streams.kafka.batching import changelog_topic
 from streams.kafka.consumer import Record
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
-from streams.kafka.batching import changelog_topic
 from tests.platform import BIN, Worker, environment, eventually, read_topic, running_worker
 
 
