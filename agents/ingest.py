@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -65,10 +66,14 @@ class Ingest(Pipeline):
 
     async def _topic(self, transaction: Transaction, name: str) -> str:
         """The Kafka topic of a name; whether it exists is asked once in a transaction."""
-        known: dict[str, str | None] = transaction.scratch.setdefault("topics", {})
+        scratch = transaction.scratch
+        known: dict[str, str | None] = scratch.setdefault("topics", {})
         if name not in known:
+            # The records were there before: one answer serves for all of their names, or many unknown ones would
+            # hold the partition up for a second each.
+            since: float = scratch.setdefault("since", time.monotonic())
             try:
-                known[name] = await self._platform.catalog.require(name, certain=True, create=True)
+                known[name] = await self._platform.catalog.require(name, certain=True, since=since, create=True)
             except UnknownTopicError:
                 known[name] = None
         topic = known[name]

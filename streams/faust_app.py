@@ -174,6 +174,9 @@ def create_app(settings: Settings) -> StreamsApp:
         # The defaults leave a dead worker's partitions unread for a minute.
         broker_session_timeout=6.0,
         broker_heartbeat_interval=2.0,
+        # A worker without partitions, or whose partitions take long to open, fetches nothing, and would be put out of
+        # its group for good. That agents do not get on is the engine's to tell.
+        broker_max_poll_interval=2_000_000.0,
         # Of all partitions together; a transaction gathers several fetches.
         broker_max_poll_records=2_000,
         # So that partitions which a topic is given while workers run are found.

@@ -45,16 +45,19 @@ class TopicCatalog:
         self._asking = asyncio.Lock()
         self._error: PlatformError | None = None
 
-    async def require(self, name: str, *, certain: bool = False, create: bool = False) -> str:
+    async def require(
+        self, name: str, *, certain: bool = False, since: float | None = None, create: bool = False
+    ) -> str:
         """The Kafka topic of an API topic name. Raises UnknownTopicError, or Kafka's errors.
 
         One that does not exist is created where `create` is asked for and the settings allow it.
 
         Kafka is asked about an unknown name at most once in five seconds, however many ask for one; while it is
-        away, once in a second. A `certain` answer is never older than the question: who cannot ask again waits.
+        away, once in a second. A `certain` answer is never older than the question, or than `since` (on the monotonic
+        clock) where that is given: who cannot ask again waits.
         """
         topic = event_topic(name)
-        came_at = time.monotonic()
+        came_at = time.monotonic() if since is None else since
         if topic not in self._known:
             async with self._asking:
                 if topic not in self._known:

@@ -46,7 +46,7 @@ def query_windows(
     to_ms: int | None = None,
     limit: int = 100,
 ) -> list[AggregatedEvent]:
-    """The results that this worker holds, newest window first; from_ms <= window_start < to_ms."""
+    """The results that this worker holds, newest window first; from_ms <= window_start < to_ms. For any thread."""
     found = [
         result
         for result in _results(topic)
@@ -59,19 +59,13 @@ def query_windows(
     return found[:limit]
 
 
-def newest_windows(topic: str) -> list[AggregatedEvent]:
-    """The newest window of each event type and kind that this worker knows of."""
-    best: dict[tuple[str, str], AggregatedEvent] = {}
-    for _, _, row in newest.items():
-        result = row.result
-        known = best.get((result.event_type, result.window))
-        if result.topic == topic and (known is None or result.window_start > known.window_start):
-            best[result.event_type, result.window] = result
-    return list(best.values())
-
-
 def _results(topic: str) -> Iterator[AggregatedEvent]:
     prefix = f"{topic}/"
-    for _, key, row in windows.items():
-        if key.startswith(prefix):
-            yield row.result
+    for part in list(windows.parts.values()):
+        for key in part.keys(prefix):
+            if not key.startswith(prefix):
+                if part.in_order:
+                    break
+                continue
+            if (row := part.get(key)) is not None:
+                yield row.result

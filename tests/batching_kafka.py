@@ -403,6 +403,10 @@ class FakeConsumer:
         await self._process.reach("read")
         return self._kafka.logs[source].start
 
+    async def ending(self, source: Source) -> int:
+        await self._process.reach("read")
+        return len(self._kafka.logs[source])
+
     async def rollback(self, source: Source, offset: int) -> int:
         await self._process.reach("seek")
         if source not in self.assigned:
@@ -419,6 +423,9 @@ class FakeConsumer:
         await self._process.reach("offsets")
         for source, offset in offsets.items():
             self._kafka.offsets[source] = offset
+
+    def readable_end_of(self, source: Source) -> int | None:
+        return self.end_of(source)
 
     def end_of(self, source: Source) -> int | None:
         return len(self._kafka.logs[source]) if source in self.assigned else None
@@ -691,7 +698,10 @@ def changelog_rows(kafka: Kafka, source: Source) -> dict[str, KeyState]:
     for entry in log.committed(0, len(log)):
         topic, key = parse_changelog_key(entry.key or b"")
         if topic == source.topic:
-            rows[key] = msgspec.json.decode(entry.value or b"", type=KeyState)
+            if entry.value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = msgspec.json.decode(entry.value, type=KeyState)
     return rows
 
 

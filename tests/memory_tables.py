@@ -39,7 +39,14 @@ class MemoryTables:
 
     def assign(self, source: Source, phase: Phase = Phase.RUNNING, **values: Any) -> None:
         """Give a partition to this worker, with its parts unless they are being made."""
-        known: dict[str, Any] = {"committed": 10, "end": 10, "still_s": 0.0, "restoring": None, "error": None}
+        known: dict[str, Any] = {
+            "committed": 10,
+            "end": 10,
+            "readable": values.get("end", 10),
+            "still_s": 0.0,
+            "restoring": None,
+            "error": None,
+        }
         pipeline = "dead-letters" if source.topic == "platform.dlq" else "state"
         self.statuses[source] = PartitionStatus(source, pipeline, phase, **(known | values))
         self.counts.setdefault(source, (0, 0))

@@ -72,7 +72,8 @@ class SeenIds:
         """The blocks to be removed, oldest first, when so many more ids come now."""
         names = []
         held = len(self._ids) + coming
-        for name, block in sorted(self._blocks.items(), key=lambda named: named[1].offset):
+        # They were put in the order of their offsets, here and in the changelog.
+        for name, block in self._blocks.items():
             if now_ms - block.seen_at <= self._window_ms and held <= self._max_ids:
                 break
             names.append(name)

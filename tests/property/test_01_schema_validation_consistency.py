@@ -185,7 +185,9 @@ class OneTopic(TopicCatalog):
     def __init__(self) -> None:
         pass
 
-    async def require(self, name: str, *, certain: bool = False, create: bool = False) -> str:
+    async def require(
+        self, name: str, *, certain: bool = False, since: float | None = None, create: bool = False
+    ) -> str:
         return event_topic(name)
 
 

@@ -49,7 +49,9 @@ class CountingCatalog(TopicCatalog):
         self.asked: list[str] = []
         self.fails: PlatformError | None = None
 
-    async def require(self, name: str, *, certain: bool = False, create: bool = False) -> str:
+    async def require(
+        self, name: str, *, certain: bool = False, since: float | None = None, create: bool = False
+    ) -> str:
         self.asked.append(name)
         assert certain
         if self.fails is not None:

@@ -48,6 +48,8 @@ DIGESTS: Final = {
     "FetchResult.getall": "3e717e30de50",
     "FetchResult.check_assignment": "b5340df67e3f",
     "PartitionRecords._unpack_records": "b803e6d46480",
+    "AIOKafkaProducer.stop": "43ef97147111",
+    "Sender.close": "f60b3d023d25",
     "AIOKafkaConsumer.start": "2f1ba7044332",
     "AIOKafkaConsumer.seek": "a9430f1f3b9a",
     "AIOKafkaConsumer.highwater": "044275efc968",

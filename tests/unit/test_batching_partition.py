@@ -10,9 +10,11 @@ import pytest
 from aiokafka.errors import UnknownMemberIdError
 
 from streams.domain.state import KeyState
-from streams.kafka.batching import MemoryStore, Phase, Source
+from streams.kafka.batching import Limits, MemoryStore, Phase, Source
 from streams.kafka.batching.partition import PartitionWork
 from tests.batching_kafka import (
+    PACE,
+    FakeProducer,
     Folding,
     Kafka,
     TransientError,
@@ -493,6 +495,94 @@ def test_a_batch_that_is_lost_on_its_way_is_read_again(losses):
         worker.losses = losses
         await worker.assign(SOURCE)
         await all_done(kafka, worker)
+        await worker.stop()
+
+    run(go())
+
+
+def test_partitions_that_are_assigned_again_without_being_revoked_are_worked_on_by_one_task():
+    async def go() -> None:
+        kafka = filled(*plain(20))
+        worker, work = await started(kafka)
+        first = work._task
+        await asyncio.sleep(0.05)
+        await worker.assign(SOURCE)
+        assert first is not None
+        assert first.done()
+        assert work._task is not first
+        with pytest.raises(RuntimeError, match="being worked on"):
+            work.start()
+        await all_done(kafka, worker)
+        await worker.stop()
+
+    run(go())
+
+
+def test_a_topic_made_anew_begins_with_empty_tables():
+    async def go() -> None:
+        kafka = filled(*plain(30))
+        worker, _ = await started(kafka)
+        await all_done(kafka, worker)
+        await worker.revoke()
+        # Kafka removes a group's offsets with the topic.
+        kafka.logs[SOURCE].clear()
+        kafka.logs["out", 0].clear()
+        kafka.logs["out", 1].clear()
+        del kafka.offsets[SOURCE]
+        for number in range(4):
+            kafka.put(SOURCE, b"k%d" % (number % 3), b"1")
+        await worker.assign(SOURCE)
+        await until(lambda: kafka.offsets.get(SOURCE) == 4)
+        assert worker.snapshot(SOURCE) == folded(kafka.logs[SOURCE], 4)
+        assert changelog_rows(kafka, SOURCE) == folded(kafka.logs[SOURCE], 4)
+        await worker.stop()
+
+    run(go())
+
+
+def test_an_offset_beyond_the_end_of_the_log_holds_the_partition_until_somebody_sets_it():
+    async def go() -> None:
+        kafka = filled(*plain(6))
+        kafka.offsets[SOURCE] = 9
+        worker, work = await started(kafka)
+        await until(lambda: work.phase is Phase.HELD)
+        assert "beyond the end of the log, 6" in (work.error or "")
+        for number in range(8):
+            kafka.put(SOURCE, b"k", b"%d" % number)
+        kafka.offsets[SOURCE] = 0
+        await all_done(kafka, worker)
+        await worker.stop()
+
+    run(go())
+
+
+def test_a_transaction_takes_no_more_than_it_may_however_much_is_in_hand():
+    async def go() -> None:
+        kafka = filled(*plain(400))
+        pipeline = Folding()
+        worker, _ = await started(kafka, pipeline, most=30, limits=Limits(batches=20, bytes=100_000))
+        await all_done(kafka, worker)
+        # A batch that begins within the bound is taken whole.
+        assert max(map(len, pipeline.attempts)) <= PACE.records + 30
+        await worker.stop()
+
+    run(go())
+
+
+def test_a_producer_that_cannot_even_be_stopped_ends_nothing(monkeypatch):
+    async def go() -> None:
+        kafka = filled(*plain(3))
+        worker, _ = await started(kafka)
+        await all_done(kafka, worker)
+
+        async def fail(_: object) -> None:
+            raise RuntimeError("a sender that was cancelled")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeProducer, "stop", fail)
+            kafka.fail("commit", away())
+            kafka.put(SOURCE, b"k", b"1")
+            await all_done(kafka, worker)
         await worker.stop()
 
     run(go())

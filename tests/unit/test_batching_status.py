@@ -14,7 +14,13 @@ STALL_S = 60.0
 
 
 def status(phase: Phase, still_s: float = 0, committed: int | None = 5, end: int | None = 5) -> PartitionStatus:
-    return PartitionStatus(SOURCE, "folding", phase, committed, end, still_s, None, "why")
+    return PartitionStatus(SOURCE, "folding", phase, committed, end, end, still_s, None, "why")
+
+
+def test_what_an_open_transaction_of_others_holds_back_is_no_stall():
+    it = PartitionStatus(SOURCE, "folding", Phase.RUNNING, 5, 50, 5, 1_000, None, None)
+    assert it.lag == 45
+    assert complaint(it, STALL_S) is None
 
 
 @pytest.mark.parametrize(

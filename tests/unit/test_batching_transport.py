@@ -22,7 +22,13 @@ def is_batched(topic: str) -> bool:
 
 
 def record(offset: int, size: int = 3) -> Any:
-    return SimpleNamespace(offset=offset, timestamp=offset * 1000, serialized_key_size=1, serialized_value_size=size)
+    return SimpleNamespace(
+        offset=offset,
+        timestamp=offset * 1000,
+        serialized_key_size=1,
+        serialized_value_size=size,
+        headers=(("h", b"12"),),
+    )
 
 
 class Fetches:
@@ -92,7 +98,7 @@ class Consumer:
             return {tp: value for tp, value in fetched.items() if tp in wanted}
 
         monkeypatch.setattr(faust_consumer.ThreadDelegateConsumer, "_getmany", getmany)
-        self.gates = Gates(Limits(batches=1, bytes=1_000))
+        self.gates = Gates(Limits(batches=1, bytes=10_000))
         self.consumer = object.__new__(BatchConsumer)
         made = cast("Any", self.consumer)
         made._sequence = count(1)
@@ -110,8 +116,8 @@ async def test_a_fetch_becomes_one_batch_and_is_in_hand_until_it_is_done(monkeyp
     found = await it.getmany(BATCHED, PLAIN)
     assert found[PLAIN] is plain
     [batch] = found[BATCHED]
-    assert (len(batch), batch.start, batch.end, batch.epoch, batch.bytes) == (2, 5, 9, 1, 8)
-    assert it.gates.in_hand(Source(*BATCHED)) == (1, 8)
+    assert (len(batch), batch.start, batch.end, batch.epoch, batch.bytes) == (2, 5, 9, 1, 2 * (512 + 4 + 3))
+    assert it.gates.in_hand(Source(*BATCHED)) == (1, 1038)
     # Its gate is full now: it is not fetched, and the rest does not wait long for it.
     await it.getmany(BATCHED, PLAIN)
     assert it.asked == [({BATCHED, PLAIN}, 5.0), ({PLAIN}, 0.02)]

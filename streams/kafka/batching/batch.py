@@ -75,7 +75,7 @@ class Batch:
         self.end = end
         self.epoch = epoch
         self.bytes = size
-        """Bytes of keys and values."""
+        """What its records take in memory, roughly."""
 
     def __iter__(self) -> Iterator[ReceivedRecord]:
         return iter(self.records)

@@ -36,6 +36,8 @@ class PartitionStatus:
     """The offset up to which everything is done."""
     end: int | None
     """The high watermark as of the last fetch."""
+    readable: int | None
+    """The last stable offset as of then: what comes after is held back by an open transaction, whoever's it is."""
     still_s: float
     """Seconds since it last moved, or had nothing to do."""
     restoring: int | None
@@ -47,6 +49,11 @@ class PartitionStatus:
     def lag(self) -> int | None:
         """Offsets between what is done and the end; None while either is unknown."""
         return None if self.committed is None or self.end is None else max(0, self.end - self.committed)
+
+    @property
+    def behind(self) -> int:
+        """Those of them that could be read; 0 while that is unknown."""
+        return 0 if self.committed is None or self.readable is None else max(0, self.readable - self.committed)
 
 
 def complaint(status: PartitionStatus, stall_s: float) -> str | None:
@@ -61,8 +68,8 @@ def complaint(status: PartitionStatus, stall_s: float) -> str | None:
         return None
     if status.phase is not Phase.RUNNING:
         return f"{status.source} is {status.phase} for {status.still_s:.0f} s: {status.error or 'no error'}"
-    if status.lag:
-        return f"{status.source} stands still for {status.still_s:.0f} s, {status.lag} offsets behind"
+    if status.behind:
+        return f"{status.source} stands still for {status.still_s:.0f} s, {status.behind} offsets behind"
     return None
 
 
@@ -151,9 +158,13 @@ class Engine:
                 if pipeline is None:
                     await self.positions.open(self._consumer(), source)
                     continue
-                if source not in self._works:
-                    self._works[source] = PartitionWork(source, pipeline, self._surroundings())
-                self._works[source].start()
+                work = self._works.get(source)
+                if work is None:
+                    work = self._works[source] = PartitionWork(source, pipeline, self._surroundings())
+                else:
+                    # aiokafka does not say that all was revoked when the subscription changes during a rebalance.
+                    await work.park()
+                work.start()
             self._assigned = True
 
     async def stop(self) -> None:
@@ -184,6 +195,7 @@ class Engine:
                 work.phase,
                 work.committed,
                 consumer.end_of(source),
+                consumer.readable_end_of(source),
                 now - work.moved_at,
                 sum(part.remaining or 0 for part in work.restoring) if work.restoring else None,
                 work.error,
@@ -197,6 +209,8 @@ class Engine:
 
     def unready(self) -> str | None:
         """Why the tables cannot be trusted yet; None once every part that is ours is complete."""
+        if self._is_stopping:
+            return "the worker is stopping"
         if not self._assigned:
             return "no partitions are assigned yet"
         waiting = [f"{source} is {work.phase}" for source, work in sorted(self._works.items()) if not work.is_complete]
@@ -242,18 +256,23 @@ class Engine:
 
     async def _note_idle(self) -> None:
         """A partition with nothing to do is not still: let its stillness begin when there is something."""
-        loop = asyncio.get_running_loop()
         missing: set[Source] = set()
         while True:
             await asyncio.sleep(_WATCH_S)
-            for source, work in self._works.items():
-                if work.phase is Phase.RUNNING and (self._consumer().end_of(source) or 0) <= (work.committed or 0):
-                    work.moved_at = loop.time()
-                # On its way from the fetch to us, or lost there: twice in a row is too long for a way of microseconds.
-                if not work.waits or not self.gates.in_hand(source)[0]:
-                    missing.discard(source)
-                elif source in missing:
-                    missing.discard(source)
-                    work.read_again("a batch was fetched and has not arrived")
-                else:
-                    missing.add(source)
+            for source, work in list(self._works.items()):
+                try:
+                    self._look_at(source, work, missing)
+                except Exception:  # this must go on: who stands still is told by it
+                    log.exception("%s cannot be looked at", source)
+
+    def _look_at(self, source: Source, work: PartitionWork, missing: set[Source]) -> None:
+        if work.phase is Phase.RUNNING and (self._consumer().readable_end_of(source) or 0) <= (work.committed or 0):
+            work.moved_at = asyncio.get_running_loop().time()
+        # On its way from the fetch to us, or lost there: twice in a row is too long for a way of microseconds.
+        if not work.waits or not self.gates.in_hand(source)[0]:
+            missing.discard(source)
+        elif source in missing:
+            missing.discard(source)
+            work.read_again("a batch was fetched and has not arrived")
+        else:
+            missing.add(source)

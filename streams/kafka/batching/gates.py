@@ -23,7 +23,7 @@ class Limits:
     batches: int = 8
     """Of each partition."""
     bytes: int = 67_108_864
-    """Of all partitions together: keys and values."""
+    """Of all partitions together: what records take in memory, roughly."""
 
     def __post_init__(self) -> None:
         if self.batches < 1 or self.bytes < 1:

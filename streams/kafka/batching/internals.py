@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
+from aiokafka.producer.sender import Sender
 from faust.transport import consumer as faust_consumer
 from faust.transport.conductor import Conductor
 from faust.transport.drivers import aiokafka as driver
@@ -54,6 +55,9 @@ PARTS: Final = {
     "AIOKafkaConsumer.highwater": AIOKafkaConsumer.highwater,
     "TopicPartitionState.seek": TopicPartitionState.seek,
     "TopicPartitionState.consumed_to": TopicPartitionState.consumed_to,
+    # What is left of a producer that cannot be stopped in order.
+    "AIOKafkaProducer.stop": AIOKafkaProducer.stop,
+    "Sender.close": Sender.close,
     # What a packed batch does with a record, and what a second batch for a partition waits for.
     "BatchBuilder.append": BatchBuilder.append,
     "MessageAccumulator.add_batch": MessageAccumulator.add_batch,
@@ -92,6 +96,19 @@ def highwater(consumer: AIOKafkaConsumer, source: Any) -> int | None:
     """
     state = _state(consumer, source)
     return None if state is None else state.highwater
+
+
+def last_stable_offset(consumer: AIOKafkaConsumer, source: Any) -> int | None:
+    """The same of the last stable offset: up to there records can be read, if only committed ones are."""
+    state = _state(consumer, source)
+    return None if state is None else state.lso
+
+
+async def abandon(producer: AIOKafkaProducer) -> None:
+    """Let go of a producer whose `stop` has been given up: what it waits for would keep its connections for ever."""
+    if (task := producer._sender.sender_task) is not None:
+        task.cancel()
+    await producer.client.close()
 
 
 def _state(consumer: AIOKafkaConsumer, source: Any) -> Any:

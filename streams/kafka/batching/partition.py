@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _SLICE: Final = 256
 """Records worked on before others of the event loop have their turn: some 10 ms."""
+_ROWS: Final = 2_000
+"""Changed rows that are encoded before others have their turn: some 2 ms."""
 _IDLE_S: Final = 1.0
 """After so long without records, the position is committed although only markers moved it."""
 
@@ -58,8 +60,9 @@ class Pace:
     linger_s: float = 0.1
     """How long the first record of a transaction waits for others."""
     records: int = 8_000
-    """A transaction is begun with so many at once."""
+    """A transaction that has so many takes no further batch, and is begun at once."""
     bytes: int = 8_388_608
+    """The same, of what they take in memory."""
     fenced_pause_s: float = 6.5
     """Longer than a session timeout: by then a worker that was cut off knows that the partition is no longer its own."""
     park_s: float = 6.0
@@ -87,6 +90,10 @@ class _UnburiedError(Exception):
     """A record can be neither worked on nor buried."""
 
 
+class _BeyondEndError(Exception):
+    """The group's offset lies where the log never was: it was cut, or made anew."""
+
+
 class _LostBatchError(Exception):
     """A batch was fetched and did not arrive: read on from what is committed."""
 
@@ -101,6 +108,8 @@ class PartitionWork:
         """Why it does not go on, where it does not."""
         self._phase = Phase.PARKED
         self._is_held = False
+        self._told: int | None = None
+        """The offset of the last record of which the log says that it fails."""
         self.transactions = 0
         self.records = 0
         self.moved_at = asyncio.get_running_loop().time()
@@ -130,7 +139,7 @@ class PartitionWork:
     @property
     def is_complete(self) -> bool:
         """Whether the parts of its tables are here, and as of the committed offset."""
-        return self._restored and self._phase not in (Phase.OPENING, Phase.RESTORING, Phase.PARKED)
+        return self._restored and self._phase in (Phase.RUNNING, Phase.RETRYING, Phase.HELD)
 
     @property
     def committed(self) -> int | None:
@@ -139,6 +148,8 @@ class PartitionWork:
 
     def start(self) -> None:
         """Begin, or go on after `park`."""
+        if self._task is not None:
+            raise RuntimeError(f"{self.source} is being worked on")
         self._phase = Phase.OPENING
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self.pipeline.name} {self.source}")
 
@@ -219,7 +230,7 @@ class PartitionWork:
                 failures += 1
                 # A pipeline's own kind of error that may pass comes from opening, too: from what prepares a changelog.
                 may_pass = self.pipeline.may_pass(exc)
-                if not may_pass and not isinstance(exc, _UnburiedError) and failures == 1:
+                if not may_pass and not isinstance(exc, _UnburiedError | _BeyondEndError) and failures == 1:
                     log.exception("%s: an error that nobody expects", self.source)
                 self._stopped(Phase.RETRYING if may_pass else Phase.HELD, exc, failures)
                 await self._producer.stop()
@@ -253,11 +264,19 @@ class PartitionWork:
             self._restored = True
         self._last = None
         expected = self._chain.expected or 0
-        first = await around.consumer().beginning(source)
+        consumer = around.consumer()
+        first, end = await consumer.beginning(source), await consumer.ending(source)
+        if expected > end:
+            raise _BeyondEndError(
+                f"the committed offset {expected} lies beyond the end of the log, {end}: it was cut, or made anew."
+                f" Stop the workers, set the offsets of group {around.group_id} to where to go on, and start them again"
+            )
+        if any(store.newest >= end for store in self._stores.values()):
+            await self._forget(end)
         if expected < first:
             log.error("%s: retention has removed offsets %d to %d before they were read", source, expected, first - 1)
         self._next, self._lost = max(expected, first), None
-        epoch = await around.consumer().rollback(source, self._next)
+        epoch = await consumer.rollback(source, self._next)
         around.gates.open(source, epoch)
         self._phase = Phase.RUNNING
         if not self._is_held:
@@ -286,6 +305,24 @@ class PartitionWork:
         for table, store in self._stores.items():
             table.parts[source] = store
         self._restored = True
+
+    async def _forget(self, end: int) -> None:
+        """Remove the rows of a former log: its offsets say of the records of this one that they were folded already."""
+        log.error(
+            "%s ends at %d, and its tables have seen more: it was made anew, so they begin anew", self.source, end
+        )
+        for table, store in self._stores.items():
+            keys = list(store.keys())
+            for start in range(0, len(keys), self._around.pace.records):
+                some = keys[start : start + self._around.pace.records]
+
+                async def remove(transaction: Transaction, _: object, table: Any = table, some: Any = some) -> None:
+                    for key in some:
+                        transaction.rows(table).remove(key)
+
+                if (refusal := await self._attempt((), self._chain.expected or 0, remove)) is not None:
+                    raise refusal
+            store.newest = -1
 
     def _leave(self) -> None:
         for table, store in self._stores.items():
@@ -321,8 +358,12 @@ class PartitionWork:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-        batches = list(queue)
-        queue.clear()
+        batches, records, size = [], 0, 0
+        while queue and records < pace.records and size < pace.bytes:
+            batch = queue.popleft()
+            batches.append(batch)
+            records += len(batch)
+            size += batch.bytes
         return batches
 
     def _check_whole(self) -> None:
@@ -357,7 +398,9 @@ class PartitionWork:
             if not part:
                 raise fault
             record = part[0]
-            log.warning("%s@%d fails for good: %r", self.source, record.offset, fault)
+            if record.offset != self._told:
+                self._told = record.offset
+                log.warning("%s@%d fails for good: %r", self.source, record.offset, fault)
 
             async def bury(transaction: Transaction, _: object, record: Any = record, fault: Any = fault) -> None:
                 await self.pipeline.bury(transaction, record, fault)
@@ -381,7 +424,7 @@ class PartitionWork:
             try:
                 await work(transaction, records)
                 for table, changes in transaction.changes.items():
-                    self._log_changes(outbox, table, changes.changed)
+                    await self._log_changes(outbox, table, changes.changed)
             except (FencedError, BrokenError):
                 raise
             except Exception as exc:  # noqa: BLE001  # whatever a pipeline raises has an end of its own
@@ -400,10 +443,12 @@ class PartitionWork:
             self._stopped(Phase.RETRYING, error, failures)
             await asyncio.sleep(self._around.backoff_s(failures))
 
-    def _log_changes(self, outbox: Any, table: Table[Any], changed: Mapping[str, Any]) -> None:
+    async def _log_changes(self, outbox: Any, table: Table[Any], changed: Mapping[str, Any]) -> None:
         changelog = changelog_topic(self._around.group_id, table.name)
         topic, partition = self.source
-        for key, row in changed.items():
+        for count, (key, row) in enumerate(changed.items(), 1):
+            if count % _ROWS == 0:
+                await asyncio.sleep(0)
             outbox.append(changelog, partition, changelog_key(topic, key), None if row is None else table.encode(row))
 
     async def _write(self, transaction: Transaction, outbox: Any, end: int, records: int) -> None:
@@ -442,7 +487,7 @@ class PartitionWork:
     def _stopped(self, phase: Phase, error: BaseException, failures: int = 1) -> None:
         self._phase = phase
         # Any other error is over once the partition is open again, with or without records to show it.
-        self._is_held = self._is_held or isinstance(error, _UnburiedError)
+        self._is_held = self._is_held or isinstance(error, _UnburiedError | _BeyondEndError)
         self.error = str(error) or type(error).__name__
         # The first, and then fewer and fewer: Kafka may be away for hours.
         if failures & (failures - 1) == 0:

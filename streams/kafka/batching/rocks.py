@@ -28,6 +28,7 @@ day (`delete.retention.ms`)."""
 _OURS: Final = b"\xff"
 """What our own keys begin with: no text in UTF-8 has this byte."""
 _POSITION: Final = _OURS + b"position"
+_NEWEST: Final = _OURS + b"newest"
 _WRITTEN_AT: Final = _OURS + b"written-at"
 _WRITE_BUFFER: Final = 16_777_216
 
@@ -52,6 +53,7 @@ class RocksStore(Store[V]):
             self.reset()
         elif position is not None:
             self.position = int(position)
+            self.newest = int(self._db.get(_NEWEST) or -1)
 
     def _open(self) -> Rdict:
         options = Options(raw_mode=True)
@@ -77,8 +79,10 @@ class RocksStore(Store[V]):
                 batch.delete(key.encode())
             else:
                 batch.put(key.encode(), self._table.encode(row))
+                self.newest = max(self.newest, row.offset)
         if position is not None:
             batch.put(_POSITION, str(position).encode())
+            batch.put(_NEWEST, str(self.newest).encode())
             batch.put(_WRITTEN_AT, str(time.time()).encode())
             self.position = position
         self._db.write(batch)
@@ -99,12 +103,12 @@ class RocksStore(Store[V]):
 
     def __len__(self) -> int:
         estimate = self._db.property_int_value("rocksdb.estimate-num-keys") or 0
-        return max(0, estimate - 2)  # the two of ours
+        return max(0, estimate - 3)  # the three of ours
 
     def reset(self) -> None:
         self._db.close()
         shutil.rmtree(self._path)
-        self.position = None
+        self.position, self.newest = None, -1
         self._db = self._open()
 
     def close(self) -> None:

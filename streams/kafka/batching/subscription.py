@@ -58,4 +58,5 @@ class GrowingSubscription:
         if new:
             log.info("%s: subscribing to %s", self._app.conf.id, ", ".join(new))
             subscribed.extend(new)
-        internals.resubscribe(self._app.topics, subscribed)
+        if not self._app.rebalancing:
+            internals.resubscribe(self._app.topics, subscribed)

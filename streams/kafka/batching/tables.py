@@ -37,6 +37,8 @@ class Store(ABC, Generic[V]):
 
     position: int | None = None
     """The changelog's offset from which on it must be read to bring the rows up to date; None: from its beginning."""
+    newest: int = -1
+    """The largest offset of the input that any row was folded from; -1 where there is none."""
 
     @abstractmethod
     def get(self, key: str) -> V | None:
@@ -86,6 +88,7 @@ class MemoryStore(Store[V]):
                 rows.pop(key, None)
             else:
                 rows[key] = row
+                self.newest = max(self.newest, row.offset)
         if position is not None:
             self.position = position
 
@@ -103,7 +106,7 @@ class MemoryStore(Store[V]):
 
     def reset(self) -> None:
         self._rows.clear()
-        self.position = None
+        self.position, self.newest = None, -1
 
     def close(self) -> None:
         self.reset()

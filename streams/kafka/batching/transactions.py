@@ -15,6 +15,8 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
+from streams.kafka.batching import internals
+
 log = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[str, bytes]]
@@ -113,6 +115,8 @@ class TransactionalProducer:
             transactional_id=self.transactional_id,
             transaction_timeout_ms=self._transaction_timeout_ms,
             request_timeout_ms=self._request_timeout_ms,
+            # So that a topic which was given more partitions is soon written to in all of them.
+            metadata_max_age_ms=20_000,
             max_batch_size=self._max_batch_bytes,
             linger_ms=0,
             acks="all",
@@ -131,8 +135,16 @@ class TransactionalProducer:
             try:
                 async with asyncio.timeout(_CLOSE_S):
                     await client.stop()
-            except (KafkaError, TimeoutError) as exc:
+            except Exception as exc:  # noqa: BLE001  # whatever it is, a new producer may be started
                 log.warning("the producer %s did not close in order: %r", self.transactional_id, exc)
+                await self._abandon(client)
+
+    async def _abandon(self, client: AIOKafkaProducer) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await internals.abandon(client)
+        except Exception as exc:  # noqa: BLE001  # as above
+            log.warning("the connections of %s are left behind: %r", self.transactional_id, exc)
 
     @property
     def is_started(self) -> bool:

@@ -27,6 +27,18 @@ T = TypeVar("T")
 _HELD_BACK_S: Final = 0.02
 """How long a fetch may wait while a partition is held back: its gate may open any moment."""
 _FETCH_MAX_WAIT_MS: Final = 250
+_RECORD_BYTES: Final = 512
+"""Of a record's objects alone."""
+
+
+def _size(records: Sequence[Any]) -> int:
+    """Bytes that records take in memory, roughly: keys, values, headers, and the objects that hold them."""
+    size = _RECORD_BYTES * len(records)
+    for record in records:
+        size += record.serialized_key_size + record.serialized_value_size
+        for name, value in record.headers:
+            size += len(name) + len(value or b"")
+    return size
 
 
 class RebalanceListener(Protocol):
@@ -123,6 +135,15 @@ class _Thread(driver.AIOKafkaConsumerThread):
         """The high watermark as of the last fetch, None where it is not known. From any thread."""
         return None if self._consumer is None else internals.highwater(self._consumer, source)
 
+    def readable_end_of(self, source: Source) -> int | None:
+        """The last stable offset as of the last fetch, None where it is not known. From any thread."""
+        return None if self._consumer is None else internals.last_stable_offset(self._consumer, source)
+
+    async def ending_offset(self, source: Source) -> int:
+        """The last stable offset of the partition now."""
+        tp = TopicPartition(*source)
+        return int((await self._ensure_consumer().end_offsets([tp]))[tp])
+
     async def commit_offsets(self, offsets: Mapping[Source, int]) -> None:
         """Commit for the group."""
         await self._ensure_consumer().commit({TopicPartition(*source): offset for source, offset in offsets.items()})
@@ -166,7 +187,7 @@ class BatchConsumer(driver.Consumer):
             if type(fetched) is not _Fetched:
                 found[tp] = fetched
                 continue
-            size = sum(record.serialized_value_size + record.serialized_key_size for record in fetched.records)
+            size = _size(fetched.records)
             batch = Batch(
                 Source(*tp),
                 fetched.records,
@@ -227,6 +248,10 @@ class BatchConsumer(driver.Consumer):
         """The first offset that a partition still has."""
         return await self._in_thread(self._thread.beginning_offset(source))
 
+    async def ending(self, source: Source) -> int:
+        """The end of what can be read of a partition now."""
+        return await self._in_thread(self._thread.ending_offset(source))
+
     async def rollback(self, source: Source, offset: int) -> int:
         """Seek an assigned partition, back or forth. Returns the epoch whose batches come from there, without a gap.
 
@@ -241,6 +266,10 @@ class BatchConsumer(driver.Consumer):
     def end_of(self, source: Source) -> int | None:
         """The high watermark as of the last fetch; None before the first one, and for what is not ours."""
         return self._thread.end_of(source)
+
+    def readable_end_of(self, source: Source) -> int | None:
+        """The last stable offset as of the last fetch; None before the first one, and for what is not ours."""
+        return self._thread.readable_end_of(source)
 
     def highwater(self, tp: TP) -> int:
         """The same for Faust, which asks in the middle of delivering; 0 where it is not known."""
