@@ -1,4 +1,4 @@
-"""`faust -A streams topics`: what is in Kafka, counted."""
+"""`faust -A streams topics`: what is in Kafka."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from streams.kafka.consumer import open_reader
 )
 @plain_errors
 async def topics(self: AppCommand, as_json: bool, everything: bool) -> None:
-    """List topics with their partitions and the number of records kept in each.
+    """List topics with their partitions and how many offsets each holds.
 
-    Counts are differences of offsets: in topics written by transactions they include the transactions' markers.
+    An offset is a record, or the marker that ends a transaction in a partition; compacted topics have fewer records.
     """
     names = sorted(
         name for name in await app.platform.admin.topics() if everything or name.startswith(("events.", "platform."))
@@ -34,7 +34,7 @@ async def topics(self: AppCommand, as_json: bool, everything: bool) -> None:
         {
             "topic": name,
             "partitions": sum(p.topic == name for p in partitions),
-            "records": sum(span.end - span.start for p, span in spans.items() if p.topic == name),
+            "offsets": sum(span.end - span.start for p, span in spans.items() if p.topic == name),
         }
         for name in names
     ]
@@ -43,7 +43,7 @@ async def topics(self: AppCommand, as_json: bool, everything: bool) -> None:
         return
     table = Table("topic")
     table.add_column("partitions", justify="right")
-    table.add_column("records", justify="right")
+    table.add_column("offsets", justify="right")
     for row in rows:
-        table.add_row(str(row["topic"]), str(row["partitions"]), f"{row['records']:,}")
+        table.add_row(str(row["topic"]), str(row["partitions"]), f"{row['offsets']:,}")
     Console().print(table)

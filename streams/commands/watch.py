@@ -19,11 +19,12 @@ from streams.commands.running import plain_errors, until_interrupted
 from streams.domain.errors import PlatformError
 from streams.domain.naming import AGGREGATES, DLQ, EVENTS_PREFIX, INGRESS, LATE
 from streams.faust_app import app
-from streams.kafka.consumer import LogReader, Partition, Record, Span, open_reader
+from streams.kafka.consumer import LogReader, Partition, Record, open_reader
 from streams.registry import SchemaLoader, SchemaRegistry
 
 _HISTORY: Final = 200
 """How many of the last records of each partition of platform.aggregates are looked at when it begins."""
+_GLANCE_MS: Final = 100
 
 
 @app.command(option("--interval", type=float, default=1.0, show_default=True, help="seconds between two pictures"))
@@ -73,23 +74,47 @@ async def _observe(
     loader = SchemaLoader(SchemaRegistry(settings), codec)
     spans = await tail.spans(await tail.partitions([AGGREGATES]))
     tail.assign({p: max(span.start, span.end - _HISTORY) for p, span in spans.items()})
+    counts = _Counts(counter)
     while True:
         began = time.monotonic()
-        picture.count(await _totals(counter), began)
-        for records in (await tail.poll()).values():
+        await counts.look_for_topics()
+        picture.count(dict(counts.by_topic), began)
+        for records in (await tail.poll(_GLANCE_MS)).values():
             for record in records:
                 await _note(picture, record, codec, loader)
         show(None)
-        await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - began)))
+        await counts.count_until(began + interval_s)
 
 
-async def _totals(reader: LogReader) -> dict[str, int]:
-    names = sorted(name for name in await app.platform.admin.topics() if name.startswith(EVENTS_PREFIX))
-    spans: dict[Partition, Span] = await reader.spans(await reader.partitions([*names, INGRESS, DLQ, LATE]))
-    totals = dict.fromkeys([*names, INGRESS, DLQ, LATE], 0)
-    for partition, span in spans.items():
-        totals[partition.topic] += span.end - span.start
-    return totals
+class _Counts:
+    """How many records topics hold: what was there at first by offsets, what comes since by counting it.
+
+    Offsets alone would count the markers of transactions too: at a low rate, one beside each event.
+    """
+
+    def __init__(self, reader: LogReader) -> None:
+        self.by_topic: dict[str, int] = {}
+        self._reader = reader
+        self._positions: dict[Partition, int] = {}
+
+    async def look_for_topics(self) -> None:
+        """Take partitions that are new."""
+        names = sorted(name for name in await app.platform.admin.topics() if name.startswith(EVENTS_PREFIX))
+        wanted = [*names, INGRESS, DLQ, LATE]
+        new = [p for p in await self._reader.partitions(wanted) if p not in self._positions]
+        for partition, span in (await self._reader.spans(new)).items():
+            self._positions[partition] = span.end
+            self.by_topic[partition.topic] = self.by_topic.get(partition.topic, 0) + span.end - span.start
+        if new:
+            self.by_topic = {name: self.by_topic.get(name, 0) for name in wanted}
+            self._reader.assign(self._positions)
+
+    async def count_until(self, deadline: float) -> None:
+        """Count what comes until then, on the monotonic clock."""
+        while (rest := deadline - time.monotonic()) > 0:
+            for partition, records in (await self._reader.poll(max(1, int(rest * 1000)))).items():
+                self._positions[partition] = records[-1].offset + 1
+                self.by_topic[partition.topic] += len(records)
 
 
 async def _note(picture: Picture, record: Record, codec: AvroCodec, loader: SchemaLoader) -> None:
