@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from streams.codecs import Format
 from streams.domain.errors import UnknownTopicError
 from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
+from streams.kafka.batching import ReceivedRecord
+from streams.kafka.consumer import Record
 from streams.kafka.producer import OutgoingRecord
 from streams.publishing import Publisher, TopicCatalog
 
@@ -17,33 +18,8 @@ _FORMATS: Final = {format_.value: format_ for format_ in Format}
 _IDS: Final = uuid.UUID("5f0e2a52-6b0c-4d7c-9d4e-0d1a5b1f8c11")
 
 
-class IngressRecord(Protocol):
-    """What a record of ingress must tell of itself."""
-
-    @property
-    def topic(self) -> str:
-        """The topic that it was read from."""
-        ...
-
-    @property
-    def partition(self) -> int:
-        """The partition that it was read from."""
-        ...
-
-    @property
-    def offset(self) -> int:
-        """Its offset there."""
-        ...
-
-    @property
-    def value(self) -> bytes | None:
-        """The value."""
-        ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]:
-        """The headers, in their order."""
-        ...
+IngressRecord = Record | ReceivedRecord
+"""A record of ingress, as a reader or as the engine hands it over."""
 
 
 async def read_ingress(
