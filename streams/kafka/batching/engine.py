@@ -152,19 +152,17 @@ class Engine:
             if self._is_stopping:
                 return
             await asyncio.gather(*(self._works.pop(s).close() for s in set(self._works) - sources))
+            # aiokafka does not say that all was revoked when the subscription changes during a rebalance.
+            await asyncio.gather(*(work.park() for work in self._works.values()))
             self._watch()
             for source in sorted(sources):
                 pipeline = self._pipeline_of(source.topic)
                 if pipeline is None:
                     await self.positions.open(self._consumer(), source)
                     continue
-                work = self._works.get(source)
-                if work is None:
-                    work = self._works[source] = PartitionWork(source, pipeline, self._surroundings())
-                else:
-                    # aiokafka does not say that all was revoked when the subscription changes during a rebalance.
-                    await work.park()
-                work.start()
+                if source not in self._works:
+                    self._works[source] = PartitionWork(source, pipeline, self._surroundings())
+                self._works[source].start()
             self._assigned = True
 
     async def stop(self) -> None:
@@ -176,7 +174,7 @@ class Engine:
             await asyncio.gather(*self._watching, return_exceptions=True)
             self._watching.clear()
             works, self._works = self._works, {}
-            await asyncio.gather(*(work.close() for work in works.values()))
+            await asyncio.gather(*(work.close(self._pace.stop_s) for work in works.values()))
             if self._assigned:
                 await self.positions.commit(self._consumer())
             if self._around is not None:

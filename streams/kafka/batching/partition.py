@@ -67,6 +67,8 @@ class Pace:
     """Longer than a session timeout: by then a worker that was cut off knows that the partition is no longer its own."""
     park_s: float = 6.0
     """How long a rebalance waits for a running commit."""
+    stop_s: float = 3.0
+    """How long the worker's end waits for one: what has no outcome by then is decided by the next owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,8 @@ class PartitionWork:
         self._phase = Phase.OPENING
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"{self.pipeline.name} {self.source}")
 
-    async def park(self) -> None:
-        """Begin nothing more, and wait until what was begun has an outcome."""
+    async def park(self, patience_s: float | None = None) -> None:
+        """Begin nothing more, and wait until what was begun has an outcome; `park_s` where no patience is given."""
         self._around.gates.shut(self.source)
         if self._task is not None:
             self._task.cancel()
@@ -162,7 +164,7 @@ class PartitionWork:
             self._task = None
         if self._commit is not None:
             # Not cut off with the task: half a commit would cost a restore.
-            done, _ = await asyncio.wait({self._commit}, timeout=self._around.pace.park_s)
+            done, _ = await asyncio.wait({self._commit}, timeout=patience_s or self._around.pace.park_s)
             if not done:
                 self._commit.cancel()
                 await asyncio.wait({self._commit})
@@ -172,9 +174,9 @@ class PartitionWork:
         self._queue.clear()
         self._phase = Phase.PARKED
 
-    async def close(self) -> None:
+    async def close(self, patience_s: float | None = None) -> None:
         """Park, and let go of everything."""
-        await self.park()
+        await self.park(patience_s)
         await self._producer.stop()
         self._leave()
 

@@ -24,7 +24,8 @@ Headers = Sequence[tuple[str, bytes]]
 MAX_BATCH_BYTES: Final = 524_288
 """Half of what a broker takes by default (`message.max.bytes`); a larger record goes as a batch of its own."""
 
-_CLOSE_S: Final = 3.0
+_CLOSE_S: Final = 2.0
+_ABANDON_S: Final = 1.0
 _ABORT_S: Final = 10.0
 
 
@@ -141,7 +142,7 @@ class TransactionalProducer:
 
     async def _abandon(self, client: AIOKafkaProducer) -> None:
         try:
-            async with asyncio.timeout(_CLOSE_S):
+            async with asyncio.timeout(_ABANDON_S):
                 await internals.abandon(client)
         except Exception as exc:  # noqa: BLE001  # as above
             log.warning("the connections of %s are left behind: %r", self.transactional_id, exc)
