@@ -586,3 +586,27 @@ def test_a_producer_that_cannot_even_be_stopped_ends_nothing(monkeypatch):
         await worker.stop()
 
     run(go())
+
+
+def test_a_cancellation_that_the_client_swallows_is_said_again(monkeypatch):
+    async def go() -> None:
+        kafka = filled(*plain(3))
+        worker, work = await started(kafka)
+        await all_done(kafka, worker)
+        swallowed: list[bool] = []
+
+        async def swallow(_: object) -> None:
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                swallowed.append(True)
+
+        monkeypatch.setattr(work, "_open", lambda: swallow(None))
+        work.read_again("a batch was lost")
+        await asyncio.sleep(0.5)
+        async with asyncio.timeout(2):
+            await work.park()
+        assert swallowed
+        await worker.stop()
+
+    run(go())

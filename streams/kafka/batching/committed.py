@@ -1,7 +1,8 @@
 """The simpler way to work on a batched partition: at least once, by an agent's own body.
 
 The agent says of each batch that it is `done`, in order; positions are committed now and then, and at a rebalance.
-What was done after the last commit is read again when a worker is killed.
+What was done after the last commit is read again when a worker is killed. For work that needs no more, as that of the
+benchmark which only decodes; the platform's own agents are pipelines.
 """
 
 from __future__ import annotations

@@ -4,6 +4,10 @@ A partition is worked on by a task of its own. Every error has one of four ends:
 are tried again with backoff; it does not, then the records are halved until the one at fault is alone, and that one
 is buried; the producer is fenced or its outcome unknown, then the partition is opened anew, from what is committed;
 or even burying fails, then the partition is held and says so, and nothing is dropped.
+
+Four offsets say how far it has come, each at most the one before it: what the transport has fetched (`_Thread._ends`),
+what has arrived here (`PartitionWork._next`), what is done and committed (`Chain.expected`), all three of the input; and
+that of the changelog up to which a store holds it (`Store.position`).
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ _SLICE: Final = 256
 """Records worked on before others of the event loop have their turn: some 10 ms."""
 _ROWS: Final = 2_000
 """Changed rows that are encoded before others have their turn: some 2 ms."""
+_CANCEL_AGAIN_S: Final = 0.2
 _IDLE_S: Final = 1.0
 """After so long without records, the position is committed although only markers moved it."""
 
@@ -158,9 +163,11 @@ class PartitionWork:
     async def park(self, patience_s: float | None = None) -> None:
         """Begin nothing more, and wait until what was begun has an outcome; `park_s` where no patience is given."""
         self._around.gates.shut(self.source)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        if (task := self._task) is not None:
+            # Again and again: aiokafka loses a cancellation that meets it while it ends a task of its own.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
             self._task = None
         if self._commit is not None:
             # Not cut off with the task: half a commit would cost a restore.

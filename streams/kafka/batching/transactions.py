@@ -133,11 +133,15 @@ class TransactionalProducer:
         """Close the connections; an open transaction is left to the next `start` or its timeout."""
         client, self._client = self._client, None
         if client is not None:
+            # A task of its own: cancelled in the middle, aiokafka's stop() would swallow the cancellation.
+            stopping = asyncio.get_running_loop().create_task(client.stop())
+            stopping.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
                 async with asyncio.timeout(_CLOSE_S):
-                    await client.stop()
+                    await asyncio.shield(stopping)
             except Exception as exc:  # noqa: BLE001  # whatever it is, a new producer may be started
                 log.warning("the producer %s did not close in order: %r", self.transactional_id, exc)
+                stopping.cancel()
                 await self._abandon(client)
 
     async def _abandon(self, client: AIOKafkaProducer) -> None:
