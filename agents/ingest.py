@@ -9,27 +9,27 @@ from typing import Any, cast
 import faust
 from faust.types import StreamT
 
-from agents.outcome import dead_letter, may_pass
-from streams.domain.duplicates import IdBlock, id_bytes, split
+from agents.outcome import BuryingPipeline, dead_letter, may_pass
+from streams.domain.duplicates import IdBlock, id_bytes
 from streams.domain.errors import DuplicateEventError, UnknownTopicError
 from streams.domain.headers import EVENT_ID, EVENT_TOPIC, INGRESS_ORIGIN, header
 from streams.domain.naming import INGRESS
 from streams.domain.partitioning import partition_for
 from streams.faust_app import Platform, app
 from streams.intake import event_record
-from streams.kafka.batching import Batch, Pipeline, ReceivedRecord, Transaction
+from streams.kafka.batching import Batch, ReceivedRecord, Transaction
 from streams.kafka.producer import OutgoingRecord
 from streams.publishing import now_ms
 from tables.seen import SeenStore, seen
 
 
-class Ingest(Pipeline):
+class Ingest(BuryingPipeline):
     """Validates and routes; exactly once, since what it writes is committed with the offset."""
 
     name = "ingest"
 
     def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+        super().__init__(platform)
         self._deduplicate = platform.settings.deduplicate_ingress
         # A part of its table is only kept where it is used.
         self.tables = (seen,) if self._deduplicate else ()
@@ -42,7 +42,7 @@ class Ingest(Pipeline):
             try:
                 out = await self._event(transaction, record)
                 if self._deduplicate:
-                    self._check_new(transaction, record, out)
+                    self._check_new(transaction, out)
             except Exception as exc:
                 if may_pass(exc):
                     raise
@@ -51,12 +51,6 @@ class Ingest(Pipeline):
                 await self._send(transaction, record, out)
         if self._deduplicate and records:
             self._remember(transaction, records[-1].offset)
-
-    async def bury(self, transaction: Transaction, record: ReceivedRecord, error: Exception) -> None:
-        await dead_letter(self._platform, transaction, record, error)
-
-    def may_pass(self, error: Exception) -> bool:
-        return may_pass(error)
 
     async def _event(self, transaction: Transaction, record: ReceivedRecord) -> OutgoingRecord:
         name = header(record.headers, EVENT_TOPIC)
@@ -90,27 +84,27 @@ class Ingest(Pipeline):
         origin = (INGRESS_ORIGIN, b"%d@%d" % (record.partition, record.offset))
         transaction.send(out.topic, partition_for(key, partitions), key, out.value, [*out.headers, origin])
 
-    def _check_new(self, transaction: Transaction, record: ReceivedRecord, out: OutgoingRecord) -> None:
+    def _check_new(self, transaction: Transaction, out: OutgoingRecord) -> None:
         event_id = header(out.headers, EVENT_ID) or ""
         id_ = id_bytes(event_id)
-        coming: dict[bytes, int] = transaction.scratch.setdefault("ids", {})
+        coming: dict[bytes, None] = transaction.scratch.setdefault("ids", {})
         store = cast("SeenStore", transaction.store(seen))
         if id_ in coming or id_ in store.ids:
             raise DuplicateEventError(event_id)
-        coming[id_] = record.offset
+        coming[id_] = None
 
     def _remember(self, transaction: Transaction, offset: int) -> None:
         """All ids of the transaction so far, as one block in place of the block of the call before."""
-        ids = b"".join(transaction.scratch.get("ids", ()))
-        if not ids:
+        coming: dict[bytes, None] = transaction.scratch.get("ids", {})
+        if not coming:
             return
         rows = transaction.rows(seen)
         now = now_ms()
         rows.changed.clear()
         store = cast("SeenStore", transaction.store(seen))
-        for name in store.ids.overdue(now, sum(1 for _ in split(ids))):
+        for name in store.ids.overdue(now, len(coming)):
             rows.remove(name)
-        rows.put(f"{offset:020d}", IdBlock(offset, now, ids))
+        rows.put(f"{offset:020d}", IdBlock(offset, now, b"".join(coming)))
 
 
 ingress = app.topic(INGRESS, key_serializer="raw", value_serializer="raw", acks=False)

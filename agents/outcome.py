@@ -9,7 +9,7 @@ from streams.domain.errors import KafkaAccessError, PlatformError, RegistryAcces
 from streams.domain.naming import DLQ
 from streams.domain.partitioning import partition_for
 from streams.faust_app import Platform
-from streams.kafka.batching import ReceivedRecord, Transaction
+from streams.kafka.batching import Pipeline, ReceivedRecord, Transaction
 from streams.kafka.consumer import plain
 from streams.kafka.errors import platform_error
 from streams.publishing import now_ms
@@ -57,6 +57,19 @@ async def dead_letter(platform: Platform, transaction: Transaction, record: Rece
         platform.codec.encode_dead_letter(letter, schema_id),
         letter.kafka_headers(),
     )
+
+
+class BuryingPipeline(Pipeline):
+    """A pipeline of the platform: what fails for good is buried in `platform.dlq`."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    async def bury(self, transaction: Transaction, record: ReceivedRecord, error: Exception) -> None:
+        await dead_letter(self._platform, transaction, record, error)
+
+    def may_pass(self, error: Exception) -> bool:
+        return may_pass(error)
 
 
 def place(record: ReceivedRecord) -> str:

@@ -8,25 +8,22 @@ from typing import Any, cast
 import faust
 from faust.types import StreamT
 
-from agents.outcome import dead_letter, may_pass
+from agents.outcome import BuryingPipeline, dead_letter, may_pass
 from streams.codecs import SchemaNeededError
 from streams.domain.envelope import Event
 from streams.domain.naming import EVENTS_PREFIX, api_topic
 from streams.domain.state import count_event, fold, state_key
-from streams.faust_app import Platform, app
-from streams.kafka.batching import Batch, GrowingSubscription, Pipeline, ReceivedRecord, Transaction
+from streams.faust_app import app
+from streams.kafka.batching import Batch, GrowingSubscription, ReceivedRecord, Transaction
 from streams.topics import event_topics
 from tables.state import state, total_key, totals
 
 
-class State(Pipeline):
+class State(BuryingPipeline):
     """Folds events; a record that was folded before changes nothing."""
 
     name = "state"
     tables = (state, totals)
-
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
 
     def takes(self, topic: str) -> bool:
         return topic.startswith(EVENTS_PREFIX)
@@ -59,12 +56,6 @@ class State(Pipeline):
     async def _load(self, record: ReceivedRecord) -> Event:
         value = record.value or b""
         return await self._platform.loader.read(lambda: self._platform.codec.decode_event(value))
-
-    async def bury(self, transaction: Transaction, record: ReceivedRecord, error: Exception) -> None:
-        await dead_letter(self._platform, transaction, record, error)
-
-    def may_pass(self, error: Exception) -> bool:
-        return may_pass(error)
 
 
 events = app.topic(*event_topics(app.platform.settings), key_serializer="raw", value_serializer="raw", acks=False)

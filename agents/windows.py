@@ -9,24 +9,24 @@ from typing import Any, Final, cast
 import faust
 from faust.types import StreamT
 
-from agents.outcome import dead_letter, may_pass
+from agents.outcome import BuryingPipeline, dead_letter, may_pass
 from streams.domain.aggregates import AggregatedEvent, supersedes
 from streams.domain.naming import AGGREGATES
 from streams.domain.windows import MINUTE_MS, WINDOW_KINDS
 from streams.faust_app import Platform, app
-from streams.kafka.batching import Batch, Changes, Pipeline, ReceivedRecord, Transaction
+from streams.kafka.batching import Batch, Changes, ReceivedRecord, Transaction
 from streams.topics import HOUR_MS
 from tables.windows import WindowRow, newest, newest_key, window_key, windows
 
 
-class Windows(Pipeline):
+class Windows(BuryingPipeline):
     """Upserts each result; a lower revision of a window never replaces a higher one."""
 
     name = "windows"
     tables = (windows, newest)
 
     def __init__(self, platform: Platform) -> None:
-        self._platform = platform
+        super().__init__(platform)
         self._retention_ms: Final = platform.settings.aggregate_retention_hours * HOUR_MS
 
     def takes(self, topic: str) -> bool:
@@ -74,12 +74,6 @@ class Windows(Pipeline):
             key = window_key(result.topic, result.event_type, result.window, start)
             if rows.get(key) is not None:
                 rows.remove(key)
-
-    async def bury(self, transaction: Transaction, record: ReceivedRecord, error: Exception) -> None:
-        await dead_letter(self._platform, transaction, record, error)
-
-    def may_pass(self, error: Exception) -> bool:
-        return may_pass(error)
 
 
 aggregates = app.topic(AGGREGATES, key_serializer="raw", value_serializer="raw", acks=False)

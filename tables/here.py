@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from streams.faust_app import StreamsApp
-from streams.kafka.batching import PartitionStatus, Phase, Source, Store, Table
+from streams.kafka.batching import TRUSTED, PartitionStatus, Source, Store, Table
 from tables.routing import INPUTS, Inputs, Owners
-
-_TRUSTED: Final = frozenset({Phase.RUNNING, Phase.RETRYING, Phase.HELD})
-"""In these, the parts of a partition are as of its committed offset, and nobody else changes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ def inputs_of(table: Table[Any]) -> Inputs:
 
 def is_trusted(status: PartitionStatus) -> bool:
     """Whether the parts of a partition, where they are complete, can be read."""
-    return status.phase in _TRUSTED
+    return status.phase in TRUSTED
 
 
 def table_view(app: StreamsApp) -> TableView:

@@ -15,7 +15,8 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from streams.domain.errors import ConfigurationError, KafkaAccessError, KafkaUnavailableError, PlatformError
+from streams.domain.errors import ConfigurationError, KafkaUnavailableError, PlatformError
+from streams.kafka.errors import translate_confluent
 from streams.kafka.security import confluent_options
 from streams.settings import Settings
 
@@ -24,12 +25,6 @@ T = TypeVar("T")
 _TIMEOUT_S: Final = 10.0
 _ATTEMPTS: Final = 20
 _PAUSE_S: Final = 0.25
-_ACCESS: Final = {
-    KafkaError._AUTHENTICATION,  # noqa: SLF001  # librdkafka's local codes are published with an underscore
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +151,7 @@ def _translate(exc: KafkaException, doing: str) -> PlatformError:
     code = error.code()
     if code == KafkaError.TOPIC_ALREADY_EXISTS:
         return _TopicExistsError(detail)
-    if code in _ACCESS:
-        return KafkaAccessError(detail)
     if code in (KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS):
         return ConfigurationError(detail)
     # INVALID_REPLICATION_FACTOR is among what may pass: brokers of a cluster that starts come one by one.
-    return KafkaUnavailableError(detail)
+    return translate_confluent(exc, doing)

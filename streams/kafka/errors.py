@@ -1,4 +1,4 @@
-"""aiokafka's errors become the platform's, once, here."""
+"""The errors of aiokafka and confluent-kafka become the platform's, once, here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from aiokafka.errors import (
     TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
 )
+from confluent_kafka import KafkaError as ConfluentError
+from confluent_kafka import KafkaException
 
 from streams.domain.errors import (
     KafkaAccessError,
@@ -35,6 +37,13 @@ _ACCESS = (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
+_CONFLUENT_ACCESS = {
+    ConfluentError._AUTHENTICATION,  # noqa: SLF001  # librdkafka's local codes are published with an underscore
+    ConfluentError.SASL_AUTHENTICATION_FAILED,
+    ConfluentError.CLUSTER_AUTHORIZATION_FAILED,
+    ConfluentError.GROUP_AUTHORIZATION_FAILED,
+    ConfluentError.TOPIC_AUTHORIZATION_FAILED,
+}
 _REJECTED = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageError)
 
 
@@ -49,6 +58,13 @@ def translate(exc: KafkaError | TimeoutError | OSError, doing: str) -> PlatformE
         return UnknownTopicError(doing, "Kafka has no such topic")
     # What is left is a broker, a leader or a connection that is away for now, or an answer that came too late.
     return KafkaUnavailableError(detail)
+
+
+def translate_confluent(exc: KafkaException, doing: str) -> PlatformError:
+    """The same for one of confluent-kafka."""
+    error: ConfluentError = exc.args[0]
+    detail = f"cannot {doing}: {error.str()}"
+    return KafkaAccessError(detail) if error.code() in _CONFLUENT_ACCESS else KafkaUnavailableError(detail)
 
 
 def platform_error(error: Exception, doing: str) -> Exception:

@@ -8,25 +8,17 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka import TopicPartition as ConfluentPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.domain.errors import KafkaAccessError, KafkaUnavailableError, PlatformError
 from streams.kafka.consumer import Partition
-from streams.kafka.errors import translated
+from streams.kafka.errors import translate_confluent, translated
 from streams.kafka.security import aiokafka_options, confluent_options
 from streams.retrying import retrying
 from streams.settings import Settings
 
 _TIMEOUT_S: Final = 10.0
-_ACCESS: Final = {
-    KafkaError._AUTHENTICATION,  # noqa: SLF001  # librdkafka's local codes are published with an underscore
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-}
 
 
 class Offsets:
@@ -71,7 +63,7 @@ class Offsets:
                     self._admin.list_consumer_group_offsets(request, request_timeout=_TIMEOUT_S)[group]
                 )
             except KafkaException as exc:
-                raise _translated(exc, f"ask for the offsets of the group {group}") from exc
+                raise translate_confluent(exc, f"ask for the offsets of the group {group}") from exc
 
         # Right after its start, a broker knows no coordinator for a while.
         found = await retrying(ask, self._settings.retry_policy(_TIMEOUT_S))
@@ -108,11 +100,3 @@ async def open_offsets(settings: Settings, purpose: str) -> AsyncIterator[Offset
     finally:
         with translated("close the connections"):
             await consumer.stop()
-
-
-def _translated(exc: KafkaException, doing: str) -> PlatformError:
-    error: KafkaError = exc.args[0]
-    detail = f"cannot {doing}: {error.str()}"
-    if error.code() in _ACCESS:
-        return KafkaAccessError(detail)
-    return KafkaUnavailableError(detail)

@@ -79,8 +79,7 @@ def test_what_the_engine_relies_on_is_as_it_was_read(name):
 
 ALLOWED: Final = {
     ("streams/faust_app.py", "os._exit"): "Python's own: it ends a process that cannot stop",
-    ("streams/kafka/admin.py", "KafkaError._AUTHENTICATION"): "confluent-kafka publishes librdkafka's codes so",
-    ("streams/kafka/offsets.py", "KafkaError._AUTHENTICATION"): "confluent-kafka publishes librdkafka's codes so",
+    ("streams/kafka/errors.py", "ConfluentError._AUTHENTICATION"): "confluent-kafka publishes librdkafka's codes so",
     ("streams/kafka/consumer.py", "consumer._client"): "aiokafka learns of a topic without a group in no other way",
     (
         "streams/kafka/offsets.py",

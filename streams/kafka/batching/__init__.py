@@ -40,7 +40,7 @@ The package knows nothing of the platform that it is part of.
 from streams.kafka.batching.batch import Batch, ReceivedRecord, Source
 from streams.kafka.batching.engine import Engine, PartitionStatus, complaint
 from streams.kafka.batching.gates import Gates, Limits
-from streams.kafka.batching.partition import Pace, Phase
+from streams.kafka.batching.partition import TRUSTED, Pace, Phase
 from streams.kafka.batching.pipeline import Pipeline, Transaction
 from streams.kafka.batching.subscription import GrowingSubscription
 from streams.kafka.batching.tables import Changes, MemoryStore, Row, Store, Table, changelog_topic
@@ -54,6 +54,7 @@ from streams.kafka.batching.transactions import (
 from streams.kafka.batching.transport import BatchTransport
 
 __all__ = [
+    "TRUSTED",
     "AbortedError",
     "Batch",
     "BatchTransport",

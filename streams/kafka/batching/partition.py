@@ -58,6 +58,10 @@ class Phase(StrEnum):
     """A rebalance is under way."""
 
 
+TRUSTED: Final = frozenset({Phase.RUNNING, Phase.RETRYING, Phase.HELD})
+"""In these, the parts of a partition are as of its committed offset, and nobody else changes them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How records are gathered into transactions, and how long is waited for what."""
@@ -105,6 +109,10 @@ class _LostBatchError(Exception):
     """A batch was fetched and did not arrive: read on from what is committed."""
 
 
+_PASSING: Final = (BrokenError, KafkaError, OSError, TimeoutError)
+"""What the clients raise while a partition is opened, or its outcome is asked for: it is opened again."""
+
+
 class PartitionWork:
     """One input partition, as long as it is assigned to this worker."""
 
@@ -146,7 +154,7 @@ class PartitionWork:
     @property
     def is_complete(self) -> bool:
         """Whether the parts of its tables are here, and as of the committed offset."""
-        return self._restored and self._phase in (Phase.RUNNING, Phase.RETRYING, Phase.HELD)
+        return self._restored and self._phase in TRUSTED
 
     @property
     def committed(self) -> int | None:
@@ -230,15 +238,10 @@ class PartitionWork:
                 # Not ours any more; the rebalance that says so is on its way.
                 self._stopped(Phase.OPENING, exc)
                 await asyncio.sleep(self._around.backoff_s(1))
-            except (BrokenError, KafkaError, OSError, TimeoutError) as exc:
-                failures += 1
-                self._stopped(Phase.RETRYING, exc, failures)
-                await self._producer.stop()
-                await asyncio.sleep(self._around.backoff_s(failures))
             except Exception as exc:
                 failures += 1
                 # A pipeline's own kind of error that may pass comes from opening, too: from what prepares a changelog.
-                may_pass = self.pipeline.may_pass(exc)
+                may_pass = isinstance(exc, _PASSING) or self.pipeline.may_pass(exc)
                 if not may_pass and not isinstance(exc, _UnburiedError | _BeyondEndError) and failures == 1:
                     log.exception("%s: an error that nobody expects", self.source)
                 self._stopped(Phase.RETRYING if may_pass else Phase.HELD, exc, failures)
