@@ -17,9 +17,11 @@ from web.auth import Authenticator
 from web.dead_letters import DeadLetters
 from web.health import Health
 from web.metrics import Metrics
+from web.metrics_page import metrics_page
 from web.middleware import Middleware
-from web.rest import Rest
-from web.routes import Route, routes
+from web.publishing import Publishing
+from web.reading import Reading
+from web.routes import Handlers, Route, routes
 from web.services import Services
 from web.tables import Tables
 from web.websocket import Live
@@ -55,13 +57,17 @@ def mount(web_app: web.Application, services: Services, *, authenticator: Authen
     """Add the routes and the middleware to an aiohttp application. Returns what it counts."""
     authenticator = authenticator or Authenticator(services.settings)
     metrics = Metrics()
-    rest = Rest(services, metrics)
-    live = Live(services, metrics)
-    health = Health(services)
-    dead_letters = DeadLetters(services)
-    tables = Tables(services)
+    handlers = Handlers(
+        publishing=Publishing(services, metrics),
+        reading=Reading(services),
+        live=Live(services, metrics),
+        dead_letters=DeadLetters(services),
+        tables=Tables(services),
+        health=Health(services),
+        metrics=metrics_page(metrics, services),
+    )
     table: dict[web.AbstractRoute, Route] = {}
-    for route in routes(services, metrics, rest, live, health, dead_letters=dead_letters, tables=tables):
+    for route in routes(handlers):
         # RFC 9110, section 9.1: who serves GET serves HEAD.
         for method in ("GET", "HEAD") if route.method == "GET" and not route.websocket else (route.method,):
             table[web_app.router.add_route(method, route.path, route.handler)] = route
@@ -72,13 +78,13 @@ def mount(web_app: web.Application, services: Services, *, authenticator: Authen
         authenticator.start()
 
     async def close_sockets(_: web.Application) -> None:
-        await live.shutdown()
+        await handlers.live.shutdown()
 
     async def close(_: web.Application) -> None:
-        await dead_letters.close()
-        await tables.close()
-        await rest.close()
-        await health.close()
+        await handlers.dead_letters.close()
+        await handlers.tables.close()
+        await handlers.reading.close()
+        await handlers.health.close()
 
     web_app.on_startup.append(load_key)
     web_app.on_shutdown.append(close_sockets)

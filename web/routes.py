@@ -10,9 +10,8 @@ from aiohttp import web
 
 from web.dead_letters import DeadLetters
 from web.health import Health
-from web.metrics import Metrics
-from web.rest import Rest, metrics_page
-from web.services import Services
+from web.publishing import Publishing
+from web.reading import Reading
 from web.tables import Tables
 from web.websocket import Live
 
@@ -43,37 +42,40 @@ class Route:
     """Whether it becomes a WebSocket: it has no deadline, and its token may come as a subprotocol."""
 
 
-def routes(
-    services: Services,
-    metrics: Metrics,
-    rest: Rest,
-    live: Live,
-    health: Health,
-    *,
-    dead_letters: DeadLetters,
-    tables: Tables,
-) -> tuple[Route, ...]:
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Everything that has a method for a route."""
+
+    publishing: Publishing
+    reading: Reading
+    live: Live
+    dead_letters: DeadLetters
+    tables: Tables
+    health: Health
+    metrics: Handler
+
+
+def routes(to: Handlers) -> tuple[Route, ...]:
     """The table. What is open is also found without the prefix, where probes and Prometheus look by default."""
-    page = metrics_page(metrics, services)
     unprotected = (
-        ("/health", health.ready),
-        ("/health/live", health.live),
-        ("/health/ready", health.ready),
-        ("/metrics", page),
+        ("/health", to.health.ready),
+        ("/health/live", to.health.live),
+        ("/health/ready", to.health.ready),
+        ("/metrics", to.metrics),
     )
     return (
-        Route("POST", f"{PREFIX}/events/{{topic}}", rest.publish, WRITE),
-        Route("GET", f"{PREFIX}/events/{{topic}}/latest", rest.latest, READ),
-        Route("GET", f"{PREFIX}/aggregates/{{topic}}", rest.aggregates, READ),
-        Route("GET", f"{PREFIX}/stream/{{topic}}", live.stream, READ, websocket=True),
-        Route("GET", f"{PREFIX}/dlq", dead_letters.page, DLQ_READ),
-        Route("GET", f"{PREFIX}/dlq/redrives", dead_letters.runs, DLQ_READ),
-        Route("GET", f"{PREFIX}/dlq/redrives/{{id}}", dead_letters.run, DLQ_READ),
-        Route("GET", f"{PREFIX}/dlq/{{partition}}/{{offset}}", dead_letters.letter, DLQ_READ),
-        Route("POST", f"{PREFIX}/dlq/redrive", dead_letters.redrive, DLQ_ADMIN),
-        Route("GET", f"{PREFIX}/tables", tables.overview, TABLES_READ),
-        Route("GET", f"{PREFIX}/tables/{{table}}", tables.browse, TABLES_READ),
+        Route("POST", f"{PREFIX}/events/{{topic}}", to.publishing.publish, WRITE),
+        Route("GET", f"{PREFIX}/events/{{topic}}/latest", to.reading.latest, READ),
+        Route("GET", f"{PREFIX}/aggregates/{{topic}}", to.reading.aggregates, READ),
+        Route("GET", f"{PREFIX}/stream/{{topic}}", to.live.stream, READ, websocket=True),
+        Route("GET", f"{PREFIX}/dlq", to.dead_letters.page, DLQ_READ),
+        Route("GET", f"{PREFIX}/dlq/redrives", to.dead_letters.runs, DLQ_READ),
+        Route("GET", f"{PREFIX}/dlq/redrives/{{id}}", to.dead_letters.run, DLQ_READ),
+        Route("GET", f"{PREFIX}/dlq/{{partition}}/{{offset}}", to.dead_letters.letter, DLQ_READ),
+        Route("POST", f"{PREFIX}/dlq/redrive", to.dead_letters.redrive, DLQ_ADMIN),
+        Route("GET", f"{PREFIX}/tables", to.tables.overview, TABLES_READ),
+        Route("GET", f"{PREFIX}/tables/{{table}}", to.tables.browse, TABLES_READ),
         # All that comes behind the table: keys have slashes, and may have line breaks.
-        Route("GET", f"{PREFIX}/tables/{{table}}/{{key:(?s:.+)}}", tables.key, TABLES_READ),
+        Route("GET", f"{PREFIX}/tables/{{table}}/{{key:(?s:.+)}}", to.tables.key, TABLES_READ),
         *(Route("GET", prefix + path, handler, OPEN) for prefix in (PREFIX, "") for path, handler in unprotected),
     )

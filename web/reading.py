@@ -1,53 +1,29 @@
-"""The REST handlers: they translate between HTTP and the platform, and decide nothing."""
+"""Reading over HTTP: the newest events from the log, and closed windows."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
-from aioprometheus.collectors import Registry
 
-from streams.codecs import HEADER_BYTES, Format, unframe
 from streams.domain.aggregates import AggregatedEvent
-from streams.domain.errors import PlatformError, UnavailableError
-from streams.domain.headers import TRACEPARENT
+from streams.domain.errors import UnavailableError
 from streams.domain.naming import api_topic
 from streams.domain.windows import WINDOW_KINDS
-from web.body import read_body
 from web.latest import LatestEvents
-from web.metrics import CONTENT_TYPE as METRICS_TYPE
-from web.metrics import Metrics
+from web.negotiation import JSON
 from web.parameters import Parameters
 from web.records import RecordFilter, StoredEvent, stored_event
 from web.services import Services
-from web.work_metrics import fill
 
-JSON: Final = "application/json"
 MAX_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
 
-_SEND_SHARE: Final = 0.95
-"""How much of the deadline Kafka may use: the rest is for the answer to leave in time."""
 _BREATH: Final = 100
 """After so many records others get their turn on the event loop."""
-
-
-class Accepted(msgspec.Struct, gc=False):
-    """The answer to a published event: it is on disk. Times are milliseconds since the Unix epoch."""
-
-    event_id: str
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    """Event time, as in the event."""
-    stored_at: int
-    """Kafka's timestamp of the record."""
-    schema_id: int
 
 
 class LatestAnswer(msgspec.Struct, gc=False):
@@ -66,49 +42,12 @@ class AggregatesAnswer(msgspec.Struct, gc=False):
     aggregates: list[AggregatedEvent]
 
 
-class Rest:
+class Reading:
     """The handlers, and the services they stand on."""
 
-    def __init__(self, services: Services, metrics: Metrics) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._metrics = metrics
         self._latest = LatestEvents(services.open_reader)
-
-    async def publish(self, request: web.Request) -> web.Response:
-        """POST /events/{topic}: 201 once all in-sync replicas have the event."""
-        topic = None
-        try:
-            services = self._services
-            services.require_started()
-            clock = asyncio.get_running_loop().time
-            deadline = clock() + services.settings.request_deadline_s * _SEND_SHARE
-            kafka_topic = await services.catalog.require(request.match_info["topic"], create=True)
-            topic = api_topic(kafka_topic)
-            headers = request.headers
-            format_ = Format.of(headers.get(hdrs.CONTENT_TYPE, ""))
-            body = await read_body(request, services.settings.max_body_bytes)
-            event = await services.publisher.read(body, format_)
-            record = services.publisher.record(kafka_topic, event, format_, headers.get(TRACEPARENT))
-            receipt = await services.producer.send(record, deadline - clock())
-        except PlatformError as exc:
-            self._metrics.refused(topic, exc)
-            raise
-        self._metrics.accepted(topic)
-        return web.Response(
-            status=201,
-            content_type=JSON,
-            body=msgspec.json.encode(
-                Accepted(
-                    event.event_id,
-                    topic,
-                    receipt.partition,
-                    receipt.offset,
-                    event.timestamp,
-                    receipt.timestamp_ms,
-                    unframe((record.value or b"")[:HEADER_BYTES])[0],
-                )
-            ),
-        )
 
     async def latest(self, request: web.Request) -> web.Response:
         """GET /events/{topic}/latest: the newest events, read from the log itself."""
@@ -150,19 +89,6 @@ class Rest:
     async def close(self) -> None:
         """Close what the handlers have opened."""
         await self._latest.close()
-
-
-def metrics_page(metrics: Metrics, services: Services) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """The handler of GET /metrics."""
-
-    async def page(_: web.Request) -> web.Response:
-        def add_work(registry: Registry) -> None:
-            fill(registry, services.tables, services.letters_by_reason())
-
-        body = metrics.render(services.producer.in_flight, add_work)
-        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
-
-    return page
 
 
 def _json(document: msgspec.Struct) -> web.Response:
