@@ -134,7 +134,7 @@ class Intake:
             found = await read_ingress(_source(place, letter), self._catalog, self._publisher, certain=False)
         else:
             found = await self._stored(letter)
-        record = replace(found, headers=redriven_headers(found.headers, place, letter))
+        record = msgspec.structs.replace(found, headers=redriven_headers(found.headers, place, letter))
         if record.bytes > record.max_bytes:
             raise RecordRejectedError(f"{record.topic} takes records of up to {record.max_bytes} bytes")
         return record

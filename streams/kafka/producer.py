@@ -1,4 +1,8 @@
-"""The one producer of a worker: idempotent, acks=all, partitioned by key as every Kafka client does."""
+"""The one producer of a worker: idempotent, acks=all, partitioned by key as every Kafka client does.
+
+Records are packed into batches of our own (`create_batch`, `send_batch`): aiokafka's `send` makes a future, a look at
+the metadata and a log call for each record, which cost more than all the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,86 +10,114 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
-from aiokafka.structs import RecordMetadata
+from aiokafka.errors import KafkaError, ProducerClosed
 
-from streams.domain.errors import KafkaUnavailableError, OverloadedError, PlatformError, RecordRejectedError
+from streams.domain.errors import (
+    KafkaUnavailableError,
+    OverloadedError,
+    PlatformError,
+    RecordRejectedError,
+    UnknownTopicError,
+)
 from streams.domain.partitioning import partition_for
 from streams.kafka.errors import translate, translated
+from streams.kafka.lanes import Lane, Queued, give_up
 from streams.kafka.security import aiokafka_options
+from streams.kafka.sending import (
+    MAX_DEAD_LETTER_BYTES,
+    MAX_RECORD_BYTES,
+    Headers,
+    Outcome,
+    OutgoingRecord,
+    Receipt,
+    Sending,
+)
 from streams.settings import Settings
+
+__all__ = [
+    "MAX_DEAD_LETTER_BYTES",
+    "MAX_RECORD_BYTES",
+    "EventProducer",
+    "Headers",
+    "Outcome",
+    "OutgoingRecord",
+    "Receipt",
+    "Sending",
+]
 
 log = logging.getLogger(__name__)
 
-MAX_RECORD_BYTES: Final = 1_048_576
-"""The broker's default `message.max.bytes`; a larger record is refused before it is queued."""
-
-MAX_DEAD_LETTER_BYTES: Final = 2 * MAX_RECORD_BYTES
-"""A dead letter holds a whole record, and why: its topic takes twice as much."""
-
 _MAX_BATCH_BYTES: Final = 131_072
-
-Headers = Sequence[tuple[str, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingRecord:
-    """A record to be written."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = field(default_factory=tuple)
-    max_bytes: int = MAX_RECORD_BYTES
-    """What its topic takes."""
-
-    @property
-    def bytes(self) -> int:
-        """Its size, without the few bytes that the record format adds."""
-        named = sum(len(name) + len(value) for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + named
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """Where an acknowledged record is: on disk by all in-sync replicas."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
+_CLOSE_S: Final = 10.0
+_METADATA_S: Final = 10.0
+"""How long the number of a topic's partitions is believed."""
+_TOO_LARGE_S: Final = 60.0
+"""How long a topic's limit is believed that was learned from a refusal: an operator may raise it."""
+_SILENT_S: Final = 5.0
+"""Without an acknowledgement for so long it is Kafka that is away, and not our callers that are too many."""
 
 
 class EventProducer:
     """Writes records and answers for each: a receipt, or an error of `streams.domain.errors`.
 
-    aiokafka's idempotent producer retries without end, so a record whose caller gave up may still be
-    written; it counts as in flight until its fate is known, which bounds memory while Kafka is away.
+    aiokafka's idempotent producer retries a batch without end, so a record whose caller gave up may still be written;
+    it counts as in flight until its fate is known, which bounds memory while Kafka is away. Records that have not left
+    yet when their callers give up are not sent any more.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: AIOKafkaProducer | None = None
+        self._connected = asyncio.Event()
+        self._is_started = False
         self._replacing: asyncio.Task[None] | None = None
+        self._linger_s = settings.kafka_linger_ms / 1000
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._filled: dict[Lane, None] = {}
+        """Lanes with records that nobody sends yet, in order."""
+        self._flushing: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._partitions: dict[str, tuple[int, float]] = {}
+        self._asking: dict[str, asyncio.Task[int]] = {}
+        self._too_large: dict[str, tuple[int, float]] = {}
+        """A size of record that each topic has refused, and when."""
+        self._turn = 0
+        self._heard_at = 0.0
+        """When Kafka last acknowledged something, or had nothing to acknowledge."""
         self.in_flight = 0
         self.bytes_in_flight = 0
 
     async def start(self) -> None:
         """Connect. Raises KafkaUnavailableError or KafkaAccessError."""
         self._client = await self._connect()
+        self._is_started = True
+        self._connected.set()
 
     async def stop(self) -> None:
         """Send what is queued, for as long as a request may take, then close."""
+        self._is_started = False
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flush()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+        left = [*self._tasks, *self._asking.values()]
         if self._replacing is not None:
-            self._replacing.cancel()
-            await asyncio.wait({self._replacing})
+            left.append(self._replacing)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_CLOSE_S)
         client, self._client = self._client, None
         if client is not None:
             await self._close(client)
+        for lane in self._lanes.values():
+            self._let_go(lane.waiting)
+            give_up(lane.waiting)
+            lane.waiting.clear()
 
     async def send(self, record: OutgoingRecord, deadline_s: float) -> Receipt:
         """Write one record and wait for its acknowledgement, at most so many seconds.
@@ -93,72 +125,193 @@ class EventProducer:
         Raises OverloadedError (nothing was done), KafkaUnavailableError (the record may or may not be
         written), RecordRejectedError, KafkaAccessError or UnknownTopicError.
         """
-        try:
-            async with asyncio.timeout(deadline_s):
-                acknowledged = await self._enqueue(record)
-                # Shielded: the record stays queued when the caller gives up, and must stay counted.
-                return await asyncio.shield(acknowledged)
-        except TimeoutError as exc:
-            raise KafkaUnavailableError(f"no acknowledgement from {record.topic} within {deadline_s:g} s") from exc
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        sending = await self.begin([record], deadline)
+        await sending.settled(deadline)
+        return _receipt(sending.outcomes[0], f"no acknowledgement from {record.topic} within {deadline_s:g} s")
 
     async def deliver(self, record: OutgoingRecord) -> Receipt:
         """Write one record and wait, without a deadline, until it is acknowledged or has failed. Raises as `send`."""
-        return await (await self._enqueue(record))
+        sending = await self.begin([record], must_go=True)
+        await sending.settled()
+        return _receipt(sending.outcomes[0], "not settled")
 
-    async def _enqueue(self, record: OutgoingRecord) -> asyncio.Future[Receipt]:
-        client = self._client
-        if client is None:
+    async def begin(
+        self, records: Sequence[OutgoingRecord], deadline: float = float("inf"), *, must_go: bool = False
+    ) -> Sending:
+        """Take records over, and return where their outcomes will be. The order within a partition is kept.
+
+        To the deadline (the loop's time, seconds) it is waited for what Kafka must say first. Raises OverloadedError
+        where there is no room for all of them, KafkaUnavailableError, or UnknownTopicError; then nothing was done.
+        """
+        if not self._is_started:
             raise KafkaUnavailableError("the producer is not connected yet")
-        size = record.bytes
-        if size > record.max_bytes:
-            raise RecordRejectedError(f"{record.topic} takes records of up to {record.max_bytes} bytes, not {size}")
-        if self.in_flight >= self._settings.max_in_flight_events:
-            raise OverloadedError(f"{self.in_flight} events are waiting for Kafka")
-        if self.bytes_in_flight + size > self._settings.max_in_flight_bytes:
-            raise OverloadedError(f"{self.bytes_in_flight} bytes are waiting for Kafka")
-        # Ours, and in the receipt too: aiokafka's receipts bear the time of the first record of their batch.
-        timestamp_ms = time.time_ns() // 1_000_000
-        # Counted from here on: aiokafka lets callers wait in send() while its batches are full.
-        self.in_flight += 1
-        self.bytes_in_flight += size
+        sizes = [record.bytes for record in records]
+        self._check_room(len(sizes), sum(sizes))
+        counts = {topic: await self._count(topic, deadline) for topic in {record.topic for record in records}}
+        # Again: others may have come while Kafka was asked. From here on nobody else has a turn.
+        self._check_room(len(sizes), sum(sizes))
+        sending = Sending(len(sizes), must_go=must_go)
+        # Ours, and in the receipt too: one clock for all partitions.
+        now = time.time()
+        timestamp_ms = int(now * 1000)
+        if not self.in_flight:
+            self._heard_at = time.monotonic()
+        for index, (record, size) in enumerate(zip(records, sizes, strict=True)):
+            if (limit := self._limit(record, now)) < size:
+                reason = f"{record.topic} takes records of up to {limit} bytes, not {size}"
+                sending.settle(index, RecordRejectedError(reason))
+                continue
+            self.in_flight += 1
+            self.bytes_in_flight += size
+            lane = self._lane(record, counts[record.topic])
+            lane.waiting.append(Queued(record, size, timestamp_ms, sending, index))
+            if not lane.is_busy:
+                self._filled[lane] = None
+        if self._filled and self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_later(self._linger_s, self._flush)
+        return sending
+
+    def _check_room(self, records: int, size: int) -> None:
+        # Alone, a sending may be larger than the bounds: else it could never pass.
+        if self.in_flight and self.in_flight + records > self._settings.max_in_flight_events:
+            raise self._full(f"{self.in_flight} events are waiting for Kafka")
+        if self.bytes_in_flight and self.bytes_in_flight + size > self._settings.max_in_flight_bytes:
+            raise self._full(f"{self.bytes_in_flight} bytes are waiting for Kafka")
+
+    def _full(self, detail: str) -> PlatformError:
+        is_away = time.monotonic() - self._heard_at > _SILENT_S
+        return KafkaUnavailableError(f"Kafka acknowledges nothing: {detail}") if is_away else OverloadedError(detail)
+
+    def _limit(self, record: OutgoingRecord, now: float) -> int:
+        if (learned := self._too_large.get(record.topic)) is None:
+            return record.max_bytes
+        size, at = learned
+        if now - at >= _TOO_LARGE_S:
+            del self._too_large[record.topic]
+            return record.max_bytes
+        return min(record.max_bytes, size - 1)
+
+    def _lane(self, record: OutgoingRecord, count: int) -> Lane:
+        if record.key is None:
+            self._turn += 1
+            partition = self._turn % count
+        else:
+            partition = partition_for(record.key, count)
+        where = (record.topic, partition)
+        if (lane := self._lanes.get(where)) is None:
+            lane = self._lanes[where] = Lane(*where)
+        return lane
+
+    async def _count(self, topic: str, deadline: float) -> int:
+        """The number of a topic's partitions: known, or asked for; looked up again behind the back of those who ask."""
+        loop = asyncio.get_running_loop()
+        known = self._partitions.get(topic)
+        if known is not None and loop.time() - known[1] < _METADATA_S:
+            return known[0]
+        asking = self._asking.get(topic)
+        if asking is None:
+            asking = self._asking[topic] = loop.create_task(self._ask(topic))
+            asking.add_done_callback(lambda done: self._asked(topic, done))
+        if known is not None:
+            return known[0]
+        done, _ = await asyncio.wait({asking}, timeout=max(0.0, deadline - loop.time()))
+        if not done:
+            raise KafkaUnavailableError(f"Kafka did not say in time how many partitions {topic} has")
+        return asking.result()
+
+    async def _ask(self, topic: str) -> int:
+        await self._connected.wait()
+        if (client := self._client) is None:
+            raise KafkaUnavailableError("the producer has lost its connection")
+        with translated(f"write to {topic}"):
+            return len(await client.partitions_for(topic))
+
+    def _asked(self, topic: str, done: asyncio.Task[int]) -> None:
+        del self._asking[topic]
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._partitions[topic] = (done.result(), asyncio.get_running_loop().time())
+        elif isinstance(error, UnknownTopicError):
+            self._partitions.pop(topic, None)
+
+    def _flush(self) -> None:
+        """Let every lane send what it has: at once, so that one request to the broker takes all of them."""
+        self._flushing = None
+        filled, self._filled = self._filled, {}
+        for lane in filled:
+            if not lane.is_busy:
+                lane.is_busy = True
+                task = asyncio.get_running_loop().create_task(self._drain(lane))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self, lane: Lane) -> None:
         try:
-            with translated(f"write to {record.topic}"):
-                sent = await client.send(
-                    record.topic, record.value, key=record.key, headers=list(record.headers), timestamp_ms=timestamp_ms
-                )
+            while lane.waiting:
+                await self._connected.wait()
+                if (client := self._client) is not None:
+                    await self._send_batch(lane, client)
+        finally:
+            lane.is_busy = False
+
+    async def _send_batch(self, lane: Lane, client: AIOKafkaProducer) -> None:
+        builder = client.create_batch()
+        packed, dropped = lane.pack(builder)
+        if dropped:
+            self._let_go(dropped)
+            give_up(dropped)
+        if not packed:
+            return
+        try:
+            acknowledged = await client.send_batch(builder, lane.topic, partition=lane.partition)
+        except ProducerClosed:
+            # It was replaced while this waited for its turn: nothing was sent.
+            lane.put_back(packed)
+            return
+        except Exception as exc:  # noqa: BLE001  # as below
+            self._refused(lane, packed, client, exc)
+            return
         except BaseException:
-            self.in_flight -= 1
-            self.bytes_in_flight -= size
+            lane.put_back(packed)
             raise
-        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        try:
+            written = await acknowledged
+        except Exception as exc:  # noqa: BLE001  # whatever it is, it is the outcome of these records
+            self._refused(lane, packed, client, exc)
+        except BaseException:
+            self._let_go(packed)
+            raise
+        else:
+            self._heard_at = time.monotonic()
+            self._let_go(packed)
+            lane.written(packed, written.offset)
 
-        def settle(done: asyncio.Future[RecordMetadata]) -> None:
-            self.in_flight -= 1
-            self.bytes_in_flight -= size
-            if done.cancelled():
-                receipt.cancel()
-            elif (error := done.exception()) is not None:
-                self._failed(client, record.topic, error, receipt)
-            elif not receipt.done():
-                where = done.result()
-                receipt.set_result(Receipt(where.topic, where.partition, where.offset, timestamp_ms))
-
-        sent.add_done_callback(settle)
-        return receipt
-
-    def _failed(
-        self, client: AIOKafkaProducer, topic: str, error: BaseException, receipt: asyncio.Future[Receipt]
-    ) -> None:
-        # The failed batch used up sequence numbers: the broker would refuse all that follow on its partition.
+    def _refused(self, lane: Lane, packed: list[Queued], client: AIOKafkaProducer, error: Exception) -> None:
+        # The refused batch has used up sequence numbers: the broker would refuse all that follow on its partition.
         self._replace(client)
-        if not receipt.done():
-            known = isinstance(error, KafkaError | TimeoutError | OSError)
-            receipt.set_exception(translate(error, f"write to {topic}") if known else error)
-            receipt.exception()  # the caller may be gone: then nobody else retrieves it
+        known = isinstance(error, KafkaError | TimeoutError | OSError)
+        outcome = translate(error, f"write to {lane.topic}") if known else PlatformError()
+        if not known:
+            log.error("a batch of %s failed", lane.topic, exc_info=error)
+        if isinstance(outcome, RecordRejectedError):
+            if lane.halve(packed):
+                return
+            self._too_large[lane.topic] = (packed[0].size, time.time())
+        self._let_go(packed)
+        for queued in packed:
+            queued.sending.settle(queued.index, outcome)
+
+    def _let_go(self, records: Sequence[Queued]) -> None:
+        self.in_flight -= len(records)
+        self.bytes_in_flight -= sum(queued.size for queued in records)
 
     def _replace(self, broken: AIOKafkaProducer) -> None:
         if self._client is broken:
             self._client = None
+            self._connected.clear()
             self._replacing = asyncio.get_running_loop().create_task(self._reconnect(broken))
 
     async def _reconnect(self, broken: AIOKafkaProducer) -> None:
@@ -173,6 +326,7 @@ class EventProducer:
                 failures += 1
                 log.warning("the producer cannot connect, trying again: %s", exc)
                 await asyncio.sleep(policy.ceiling_s(failures))
+        self._connected.set()
 
     async def _connect(self) -> AIOKafkaProducer:
         client = AIOKafkaProducer(
@@ -180,11 +334,13 @@ class EventProducer:
             client_id=self._settings.app_id,
             acks="all",
             enable_idempotence=True,
-            linger_ms=self._settings.kafka_linger_ms,
+            # Records have lingered here already.
+            linger_ms=0,
             max_batch_size=_MAX_BATCH_BYTES,
             max_request_size=MAX_DEAD_LETTER_BYTES,
             request_timeout_ms=10_000,
-            partitioner=_partition,
+            # So that a topic which is given more partitions is soon written to in all of them.
+            metadata_max_age_ms=20_000,
         )
         with translated(f"connect to Kafka at {self._settings.kafka_bootstrap_servers}"):
             try:
@@ -196,13 +352,15 @@ class EventProducer:
 
     async def _close(self, client: AIOKafkaProducer) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(_CLOSE_S):
                 await client.stop()
         except (KafkaError, TimeoutError) as exc:
             log.warning("the producer did not close in order: %r", exc)
 
 
-def _partition(key: bytes | None, all_partitions: list[int], available: list[int]) -> int:
-    if key is None:
-        return (available or all_partitions)[0]
-    return all_partitions[partition_for(key, len(all_partitions))]
+def _receipt(outcome: Outcome | None, too_late: str) -> Receipt:
+    if outcome is None:
+        raise KafkaUnavailableError(too_late)
+    if isinstance(outcome, PlatformError):
+        raise outcome
+    return outcome

@@ -20,9 +20,10 @@ from streams.domain.errors import (
 )
 from streams.domain.partitioning import partition_for
 from streams.hub import Hub
+from streams.kafka import producer as producer_module
 from streams.kafka.admin import TopicAdmin, TopicSpec
 from streams.kafka.consumer import LogReader, Record, Span
-from streams.kafka.producer import EventProducer, OutgoingRecord
+from streams.kafka.producer import EventProducer, OutgoingRecord, Receipt
 from streams.settings import Settings
 from streams.topics import topic_specs
 
@@ -134,8 +135,42 @@ async def test_while_kafka_is_away_a_send_ends_at_its_deadline_and_memory_is_bou
             await asyncio.sleep(0.05)
         await producer.send(OutgoingRecord(topic, b"k", b"after"), 10)
     values = [record.value for record in await read_all(settings, topic)]
-    # What was queued is written once, in order: the callers were told that it may be.
-    assert values == [b"before", b"during 0", b"during 1", b"during 2", b"after"]
+    # What had left is written once: the caller was told that it may be. What had not is given up with its caller.
+    assert values == [b"before", b"during 0", b"after"]
+
+
+async def test_neighbours_of_a_record_that_the_broker_refuses_are_written(kafka_broker):
+    settings = settings_for(kafka_broker)
+    topic = f"events.t{uuid.uuid4().hex}"
+    await TopicAdmin(settings).create([TopicSpec(topic, 1, 1, {"max.message.bytes": "2000"})])
+    values = [b"x" * 5_000 if i in {3, 11} else b"%d" % i for i in range(20)]
+    async with started(EventProducer(settings)) as producer:
+        sending = await producer.begin([OutgoingRecord(topic, b"k", value) for value in values])
+        assert await sending.settled(asyncio.get_running_loop().time() + 30)
+        again = await producer.begin([OutgoingRecord(topic, b"k", b"x" * 6_000), OutgoingRecord(topic, b"k", b"small")])
+        # What a topic has refused once is refused at once, and costs no new session.
+        assert isinstance(again.outcomes[0], RecordRejectedError)
+        assert await again.settled(asyncio.get_running_loop().time() + 10)
+        assert producer.in_flight == producer.bytes_in_flight == 0
+    refused = [i for i, outcome in enumerate(sending.outcomes) if isinstance(outcome, RecordRejectedError)]
+    assert refused == [3, 11]
+    stored = await read_all(settings, topic)
+    assert [r.value for r in stored] == [v for i, v in enumerate(values) if i not in refused] + [b"small"]
+    written = [outcome for outcome in sending.outcomes if isinstance(outcome, Receipt)]
+    assert [r.offset for r in written] == [r.offset for r in stored[:-1]]
+
+
+async def test_an_outbox_in_which_kafka_is_away_is_unavailable_and_not_overloaded(own_kafka_broker, monkeypatch):
+    monkeypatch.setattr(producer_module, "_SILENT_S", 0.2)
+    settings = settings_for(own_kafka_broker, max_in_flight_events=1)
+    topic = await new_topic(settings)
+    async with started(EventProducer(settings)) as producer:
+        await producer.send(OutgoingRecord(topic, b"k", b"before"), 5)
+        own_kafka_broker.kill()
+        for _ in range(2):
+            with pytest.raises(KafkaUnavailableError):
+                await producer.send(OutgoingRecord(topic, b"k", b"during"), 0.3)
+        own_kafka_broker.start()
 
 
 async def test_what_waits_for_room_in_a_batch_is_bounded_too(own_kafka_broker):

@@ -1,0 +1,110 @@
+"""What becomes of records that were handed over together: each has an outcome, and whoever asked may wait for all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from streams.domain.errors import PlatformError
+
+MAX_RECORD_BYTES: Final = 1_048_576
+"""The broker's default `message.max.bytes`; a larger record is refused before it is queued."""
+
+MAX_DEAD_LETTER_BYTES: Final = 2 * MAX_RECORD_BYTES
+"""A dead letter holds a whole record, and why: its topic takes twice as much."""
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class OutgoingRecord(msgspec.Struct, frozen=True, gc=False):
+    """A record to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    max_bytes: int = MAX_RECORD_BYTES
+    """What its topic takes."""
+
+    @property
+    def bytes(self) -> int:
+        """Its size, without the few bytes that the record format adds."""
+        size = 0
+        for name, value in self.headers:
+            size += len(name) + len(value)
+        return size + len(self.key or b"") + len(self.value or b"")
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """Where an acknowledged record is: on disk by all in-sync replicas."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+Outcome = Receipt | PlatformError
+
+
+class Sending:
+    """Records that were handed over together, and what became of each.
+
+    The records stay on their way when whoever waits for them gives up; only those that have not left yet are then
+    taken back.
+    """
+
+    __slots__ = ("_left", "_waiters", "must_go", "outcomes")
+
+    def __init__(self, count: int, *, must_go: bool = False) -> None:
+        self.outcomes: list[Outcome | None] = [None] * count
+        """In the order of the records; None while it is not known."""
+        self.must_go = must_go
+        """Whether the records are sent though nobody waits for them."""
+        self._left = count
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every outcome is known."""
+        return not self._left
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the records are still to be sent."""
+        return self.must_go or bool(self._waiters)
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        """The outcome of a record is known; the first one counts."""
+        if self.outcomes[index] is not None:
+            return
+        self.outcomes[index] = outcome
+        self._left -= 1
+        if not self._left:
+            for waiter in self._waiters:
+                _wake(waiter)
+
+    async def settled(self, deadline: float = float("inf")) -> bool:
+        """Wait until every outcome is known, at most until the deadline (the loop's time, seconds)."""
+        if not self._left:
+            return True
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        # One timer, which is cheaper by far than a time-out around a task.
+        timer = None if deadline == float("inf") else loop.call_at(deadline, _wake, waiter)
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+            if timer is not None:
+                timer.cancel()
+        return not self._left
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
