@@ -1,4 +1,4 @@
-"""Bytes to events and back: JSON and Protobuf at the edge, Avro in Confluent's wire format inside.
+"""Bytes to events and back: JSON, Protobuf and CloudEvents at the edge, Avro in Confluent's wire format inside.
 
 Pure: a writer schema that is not known yet is asked for by raising `SchemaNeededError`; whoever can
 reach the registry loads it and calls again.
@@ -10,7 +10,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -19,7 +19,7 @@ import msgspec
 from fastavro.schema import parse_schema
 from google.protobuf.message import DecodeError
 
-from streams import avro_event, schemas
+from streams import avro_event, cloudevents, schemas
 from streams.domain.aggregates import AggregatedEvent
 from streams.domain.dead_letters import DeadLetter
 from streams.domain.envelope import Event
@@ -34,7 +34,11 @@ T = TypeVar("T")
 
 _HEADER: Final = struct.Struct(">bI")
 HEADER_BYTES: Final = _HEADER.size
+_DIGITS: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
+# The registry's ids are Java's int, though the wire has room for more.
+_MAX_SCHEMA_ID: Final = 2**31 - 1
 
+_PAYLOAD: Final = "payload"
 _WHITESPACE: Final = b" \t\r\n"
 _CONTROL: Final = re.compile(rb"[^\t\r\n -\xff]")
 
@@ -45,12 +49,14 @@ class Format(StrEnum):
     JSON = "application/json"
     AVRO = "application/avro"
     PROTOBUF = "application/x-protobuf"
+    CLOUDEVENTS = "application/cloudevents+json"
 
     @classmethod
     def of(cls, content_type: str) -> Format:
         """The format of a Content-Type, its parameters ignored. Raises UnsupportedFormatError."""
+        name = content_type.partition(";")[0].strip().lower()
         try:
-            return cls(content_type.partition(";")[0].strip().lower())
+            return cls(_OTHER_NAMES.get(name, name))
         except ValueError:
             raise UnsupportedFormatError(content_type, tuple(cls)) from None
 
@@ -60,7 +66,8 @@ class Format(StrEnum):
 
         - Avro: a zero byte and at least four more (Confluent's wire format).
         - JSON: the first byte that is no whitespace is `{`; or there is nothing, or text of any other kind, so that
-          the error for an array, a number or a forgotten brace is the one about JSON.
+          the error for an array, a number or a forgotten brace is the one about JSON. A CloudEvent is JSON too: it must
+          come with its content type.
         - Protobuf: the rest. A valid event is always among it, whatever field it begins with (0x22 is the tag of
           `user_id` and a quote): the tags of the required fields, 0x12 and 0x18, are control characters, which no
           text has; and where it begins with whitespace, the tag 0x0a of `event_id`, a UUID's length follows.
@@ -70,6 +77,10 @@ class Format(StrEnum):
         if data.lstrip(_WHITESPACE).startswith(b"{") or not _CONTROL.search(data):
             return cls.JSON
         return cls.PROTOBUF
+
+
+# The name that Protobuf's own types are being registered under; `x-` is the usual one so far.
+_OTHER_NAMES: Final = {"application/protobuf": Format.PROTOBUF.value}
 
 
 class SchemaNeededError(Exception):
@@ -89,9 +100,49 @@ def parse(text: str) -> Schema:
     return parse_schema(_without_logical_types(json.loads(text)))
 
 
+def under_name_of(writer: Schema, reader: Schema) -> Schema:
+    """The reader's schema under the writer's name: a topic may call its own record what it likes.
+
+    And with the writer's payload, where that is a record; `text_payload` makes text of it.
+    """
+    if not isinstance(writer, dict):
+        return reader
+    own = {k: v for k, v in reader.items() if not k.startswith("__")}
+    typed = [f for f in writer.get("fields", ()) if f["name"] == _PAYLOAD and _is_record(f["type"])]
+    if typed and any(field["name"] == _PAYLOAD for field in own["fields"]):
+        # Without the default, which is a text's.
+        payload = {"name": _PAYLOAD, "type": typed[0]["type"]}
+        own["fields"] = [payload if field["name"] == _PAYLOAD else field for field in own["fields"]]
+    return parse_schema(own | {"name": writer["name"]})
+
+
+def text_payload(record: dict[str, object]) -> dict[str, object]:
+    """The record of an event whose payload is JSON text, also where its topic has a record there; bytes are base64."""
+    payload = record.get(_PAYLOAD)
+    if isinstance(payload, dict):
+        record[_PAYLOAD] = msgspec.json.encode(payload).decode()
+    return record
+
+
+def _is_record(type_: Any) -> bool:
+    return isinstance(type_, dict) and type_["type"] == "record"
+
+
+def is_event(text: str) -> bool:
+    """Whether records of an Avro schema are laid out as our own `Event`, whatever it is called."""
+    return _layout(parse(text)) == _layout(parse(schemas.EVENT))
+
+
 def frame(schema_id: int, body: bytes) -> bytes:
     """Confluent's wire format: a zero byte, the schema id (4 bytes, big endian), the Avro body."""
     return _HEADER.pack(0, schema_id) + body
+
+
+def schema_id_of(text: str) -> int:
+    """The id in a header that names the schema of a bare Avro body. Raises MalformedEventError."""
+    if not _DIGITS.fullmatch(text) or int(text) > _MAX_SCHEMA_ID:
+        raise MalformedEventError(f"the schema id {text[:20]!r} is no number from 0 to {_MAX_SCHEMA_ID}")
+    return int(text)
 
 
 def unframe(data: bytes) -> tuple[int, bytes]:
@@ -134,12 +185,18 @@ class AvroCodec:
 
         Raises SchemaNeededError, or MalformedEventError where the bytes do not fit their schema.
         """
-        return self._read(self._event, data)
+        if data[:HEADER_BYTES] in self._event_heads:
+            return msgspec.structs.asdict(self._own_event(data))
+        return text_payload(self._read(self._event, data))
 
     def decode_event(self, data: bytes) -> Event:
         """An event of a topic `events.*`, which was validated before it was stored. Raises as `event_fields`."""
         if data[:HEADER_BYTES] not in self._event_heads:
-            return self._struct(Event, self._read(self._event, data))
+            return self._struct(Event, self.event_fields(data))
+        return self._own_event(data)
+
+    def _own_event(self, data: bytes) -> Event:
+        """An event that is laid out as our own, read without fastavro; not validated. Raises MalformedEventError."""
         try:
             return avro_event.decode(data, HEADER_BYTES)
         except MalformedEventError as exc:
@@ -171,7 +228,7 @@ class AvroCodec:
         fastavro.schemaless_writer(out, schema, record)
         return frame(schema_id, out.getvalue())
 
-    def _read(self, reader: Schema, data: bytes) -> Mapping[str, object]:
+    def _read(self, reader: Schema, data: bytes) -> dict[str, object]:
         schema_id, body = unframe(data)
         writer = self._writers.get(schema_id)
         if writer is None:
@@ -190,11 +247,9 @@ class AvroCodec:
         return record
 
     def _reader(self, reader: Schema, schema_id: int, writer: Schema) -> Schema:
-        """The reader's schema under the writer's name: a topic may call its own record what it likes."""
         key = (schema_id, reader["name"])
         if key not in self._readers:
-            own = {k: v for k, v in reader.items() if not k.startswith("__")}
-            self._readers[key] = parse_schema(own | {"name": writer["name"]}) if isinstance(writer, dict) else reader
+            self._readers[key] = under_name_of(writer, reader)
         return self._readers[key]
 
     @staticmethod
@@ -237,6 +292,20 @@ def event_to_protobuf(event: Event) -> bytes:
     return event_pb2.Event(**msgspec.structs.asdict(event)).SerializeToString()
 
 
+def events_to_protobuf(events: Iterable[Event]) -> bytes:
+    """The events as `streams.EventList` of `event.proto`."""
+    return event_pb2.EventList(
+        events=[event_pb2.Event(**msgspec.structs.asdict(event)) for event in events]
+    ).SerializeToString()
+
+
+def events_to_avro_container(events: Iterable[Event]) -> bytes:
+    """The events as an Avro object container file, with the schema `Event` in it, logical types included."""
+    out = io.BytesIO()
+    fastavro.writer(out, parse_schema(json.loads(schemas.EVENT)), map(msgspec.structs.asdict, events))
+    return out.getvalue()
+
+
 def protobuf_fields(data: bytes) -> Mapping[str, object]:
     """The fields that a `streams.Event` message has; not validated. Raises MalformedEventError."""
     message = event_pb2.Event()
@@ -262,6 +331,8 @@ def read_event(
     """
     if format_ is Format.JSON:
         return event_from_json(data, rules, now_ms, new_event_id)
+    if format_ is Format.CLOUDEVENTS:
+        return cloudevents.structured(data, rules=rules, now_ms=now_ms, new_event_id=new_event_id)
     fields = avro.event_fields(data) if format_ is Format.AVRO else protobuf_fields(data)
     return event_from_fields(fields, rules, now_ms, new_event_id)
 
@@ -275,6 +346,8 @@ def write_event(event: Event, format_: Format, avro: AvroCodec, schema_id: int) 
             return avro.encode_event(event, schema_id)
         case Format.PROTOBUF:
             return event_to_protobuf(event)
+        case Format.CLOUDEVENTS:
+            return cloudevents.event_to_cloudevent(event)
 
 
 def _layout(schema: Schema) -> object:

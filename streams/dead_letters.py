@@ -228,7 +228,7 @@ class LetterBrowser:
             return Decoded(format_.value if format_ is not None else None, _NULL, exc.code, str(exc))
 
     async def _document(self, value: bytes, format_: Format) -> msgspec.Raw:
-        if format_ is Format.JSON:
+        if format_ in {Format.JSON, Format.CLOUDEVENTS}:
             return _json(value)
         if format_ is Format.PROTOBUF:
             return msgspec.Raw(msgspec.json.encode(protobuf_fields(value)))

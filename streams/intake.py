@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
+from streams.cloudevents import traceparent_of
 from streams.codecs import Format
 from streams.domain.errors import UnknownTopicError
 from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
@@ -42,8 +43,12 @@ async def event_record(record: IngressRecord, topic: str, publisher: Publisher) 
     format_ = _FORMATS.get(content_type or "")
     if format_ is None:
         format_ = Format.of(content_type) if content_type else Format.detect(value)
-    event = await publisher.read(value, format_, lambda: ingress_event_id(record))
-    return publisher.record(topic, event, format_, header(record.headers, TRACEPARENT))
+    await publisher.prepare(topic)
+    event = await publisher.read(value, format_, lambda: ingress_event_id(record), topic=topic)
+    traceparent = header(record.headers, TRACEPARENT)
+    if format_ is Format.CLOUDEVENTS:
+        traceparent = traceparent_of(value) or traceparent
+    return publisher.record(topic, event, format_, traceparent)
 
 
 def ingress_event_id(record: IngressRecord) -> str:

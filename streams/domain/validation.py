@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
 
 from streams.domain.envelope import Event
 from streams.domain.errors import FieldError, InvalidEventError, MalformedEventError
+from streams.domain.json_text import depth, has_longer_number
 
 # RFC 9562, any version. Upper case is accepted and folded: the id is an identity.
 EventId = Annotated[
@@ -36,8 +38,8 @@ MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _Rfc3339 = Annotated[datetime, msgspec.Meta(tz=True)]
-_NESTING = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
 _WHERE = re.compile(r" - at `[^`]*`$")
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class EventRules:
     """How far event time may be ahead of ours: one bad clock would close every window."""
     max_payload_depth: int = 64
     """How deep objects and arrays of the payload may nest, its outermost object counted."""
+    max_number_length: int = 400
+    """How many characters a number may have in JSON, 8 or more: readers take time that grows with its square."""
 
 
 class _Fields(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -60,7 +64,9 @@ class _Fields(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     source: Source | None = None
 
 
-class _JsonFields(_Fields, forbid_unknown_fields=True, gc=False):
+class JsonFields(_Fields, forbid_unknown_fields=True, gc=False):
+    """An event in JSON, as far as types can say what is valid."""
+
     payload: msgspec.Raw = msgspec.Raw(b"{}")
 
 
@@ -76,7 +82,7 @@ _TYPES: Final[Mapping[str, Any]] = {field.name: field.type for field in msgspec.
 _REQUIRED: Final = tuple(field.name for field in msgspec.structs.fields(_Fields) if field.required)
 _PAYLOAD: Final = "payload"
 
-_decode_json = msgspec.json.Decoder(_JsonFields).decode
+_decode_json = msgspec.json.Decoder(JsonFields).decode
 _split_json = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _skim_json = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -89,11 +95,13 @@ def event_from_json(body: bytes, rules: EventRules, now_ms: int, new_event_id: C
     """
     try:
         fields = _decode_json(body)
+        if len(body) > rules.max_number_length:
+            _check_numbers(body, rules, "")
         return _build(fields, _payload_text(fields.payload), rules, now_ms, new_event_id)
-    except (msgspec.ValidationError, _RuleBrokenError):
-        raise _diagnosis(_split(body), _decode_raw, rules, now_ms) from None
+    except (msgspec.ValidationError, _RuleBrokenError) as exc:
+        raise _diagnosis(exc, _split(body), _decode_raw, rules, now_ms) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise _malformed(exc) from exc
+        raise _malformed(exc, body) from exc
 
 
 def event_from_fields(
@@ -106,9 +114,11 @@ def event_from_fields(
     payload = values.get(_PAYLOAD, "{}")
     try:
         fields = msgspec.convert({k: v for k, v in values.items() if k != _PAYLOAD}, _Fields)
+        if isinstance(payload, str) and len(payload) > rules.max_number_length:
+            _check_numbers(payload.encode(), rules, "/payload")
         return _build(fields, _payload_text(payload), rules, now_ms, new_event_id)
-    except (msgspec.ValidationError, _RuleBrokenError):
-        raise _diagnosis(values, msgspec.convert, rules, now_ms) from None
+    except (msgspec.ValidationError, _RuleBrokenError) as exc:
+        raise _diagnosis(exc, values, msgspec.convert, rules, now_ms) from None
 
 
 def parse_timestamp(value: int | str) -> int:
@@ -167,7 +177,7 @@ def _check_timestamp(value: int | str, rules: EventRules, now_ms: int) -> int:
 
 
 def _payload_text(payload: object) -> str:
-    """The payload's text; msgspec leaves UTF-8 inside a skipped value unchecked, so it is checked here."""
+    """The payload's text. Of a value that it skips, msgspec checks syntax and surrogates, but not UTF-8: that is done here."""
     if isinstance(payload, msgspec.Raw):
         return str(payload, "utf-8")
     if not isinstance(payload, str):
@@ -185,20 +195,14 @@ def _check_payload(payload: str, rules: EventRules) -> None:
     if not payload.lstrip(" \t\r\n").startswith("{"):
         raise _RuleBrokenError("/payload", "expected a JSON object", "invalid_type")
     limit = rules.max_payload_depth
-    if payload.count("{") + payload.count("[") > limit and _depth(payload) > limit:
+    if payload.count("{") + payload.count("[") > limit and depth(payload) > limit:
         raise _RuleBrokenError("/payload", f"nested deeper than {limit}", "too_deep")
 
 
-def _depth(payload: str) -> int:
-    depth = deepest = 0
-    for token in _NESTING.finditer(payload):
-        first = token[0][0]
-        if first in "{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif first in "}]":
-            depth -= 1
-    return deepest
+def _check_numbers(text: bytes, rules: EventRules, path: str) -> None:
+    limit = rules.max_number_length
+    if len(text) > limit and has_longer_number(text, limit):
+        raise _RuleBrokenError(path, f"a number has more than {limit} characters", "number_too_long")
 
 
 def _split(body: bytes) -> Mapping[str, object]:
@@ -207,31 +211,38 @@ def _split(body: bytes) -> Mapping[str, object]:
     except msgspec.ValidationError:
         raise InvalidEventError([FieldError("", "expected a JSON object", "invalid_type")]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise _malformed(exc) from exc
+        raise _malformed(exc, body) from exc
 
 
 def _decode_raw(value: Any, type_: Any) -> Any:
     return msgspec.json.decode(value, type=type_)
 
 
-def _malformed(exc: Exception) -> InvalidEventError:
+def _malformed(exc: Exception, body: bytes) -> InvalidEventError:
     if isinstance(exc, RecursionError):
         return InvalidEventError([FieldError("", "nested too deep", "too_deep")])
     if isinstance(exc, UnicodeDecodeError):
         return MalformedEventError("the document is not UTF-8")
+    if body.startswith(_BOM):
+        # RFC 8259, section 8.1: it must not be there, and need not be ignored.
+        return MalformedEventError("the document begins with a byte order mark; send it without")
     return MalformedEventError(str(exc))
 
 
 def _diagnosis(
-    values: Mapping[str, object], convert: Callable[[Any, Any], Any], rules: EventRules, now_ms: int
+    first: Exception, values: Mapping[str, object], convert: Callable[[Any, Any], Any], rules: EventRules, now_ms: int
 ) -> InvalidEventError:
-    """Everything that is wrong with the fields, each looked at by itself."""
+    """Everything that is wrong with the fields, each looked at by itself; `first` is what was found before."""
     hint = "unknown field; data of your own goes into payload"
     unknown = [FieldError(_pointer(n), hint, "unknown_field") for n in values if n not in _TYPES and n != _PAYLOAD]
     missing = [FieldError(_pointer(n), "required", "required") for n in _REQUIRED if n not in values]
     good, mistyped = _typed(values, convert)
     # The fields that we know come first: a document may have any number of others.
     errors = [*missing, *mistyped, *_broken_rules(values, good, rules, now_ms), *unknown]
+    if not errors:
+        # It is in a field that is there twice, and right the second time.
+        told = first.error if isinstance(first, _RuleBrokenError) else FieldError("", str(first), "invalid_type")
+        errors = [told]
     return InvalidEventError(errors[:MAX_ERRORS])
 
 
@@ -256,6 +267,7 @@ def _broken_rules(
     values: Mapping[str, object], good: Mapping[str, Any], rules: EventRules, now_ms: int
 ) -> Sequence[FieldError]:
     checks: list[Callable[[], object]] = [lambda: _check_payload(_payload_text(values.get(_PAYLOAD, "{}")), rules)]
+    checks.extend(partial(_check_field_numbers, name, values.get(name), rules) for name in (*_TYPES, _PAYLOAD))
     if "timestamp" in good:
         checks.append(lambda: _check_timestamp(good["timestamp"], rules, now_ms))
     if "value" in good:
@@ -272,6 +284,13 @@ def _broken_rules(
         except UnicodeDecodeError:
             errors.append(FieldError("/payload", "not UTF-8", "invalid_type"))
     return errors
+
+
+def _check_field_numbers(name: str, value: object, rules: EventRules) -> None:
+    if isinstance(value, msgspec.Raw):
+        _check_numbers(bytes(value), rules, _pointer(name))
+    elif name == _PAYLOAD and isinstance(value, str):
+        _check_numbers(value.encode(errors="replace"), rules, _pointer(name))
 
 
 def _pointer(name: str) -> str:

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import fastavro
@@ -17,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streams import schemas
+from streams.batches import BatchFormat, read_batch
 from streams.codecs import AvroCodec, Format, read_event, write_event
 from streams.domain.envelope import Event
 from streams.domain.errors import InvalidEventError
@@ -123,6 +125,17 @@ def test_fastavro_reads_what_we_write_and_the_other_way_round(event):
     assert codec.decode_event(b"\x00\x00\x00\x00\x07" + out.getvalue()) == event
 
 
+@given(st.lists(documents(), min_size=1, max_size=4), st.sampled_from([BatchFormat.NDJSON, BatchFormat.JSON]))
+def test_a_batch_has_for_each_document_the_verdict_that_it_has_alone(batch, format_):
+    bodies = [document.body for document in batch]
+    body = b"\n".join(bodies) if format_ is BatchFormat.NDJSON else b"[" + b",".join(bodies) + b"]"
+    results = read_batch(
+        body, format_, rules=RULES, now_ms=NOW_MS, new_event_id=lambda: NEW_ID, max_records=len(bodies)
+    )
+    found = [{e.path for e in result.errors} if isinstance(result, InvalidEventError) else result for result in results]
+    assert found == [verdict(partial(from_json, body)) for body in bodies]
+
+
 @given(st.binary(max_size=300), st.sampled_from(Format))
 def test_arbitrary_bytes_are_refused_as_malformed_or_invalid_and_never_crash(data, format_):
     codec = AvroCodec()
@@ -212,3 +225,21 @@ def test_the_ingest_agent_gives_the_verdict_of_the_gateways_validator(document):
         return event if document.fields.get("event_id") else msgspec.structs.replace(event, event_id=NEW_ID)
 
     assert verdict(by_agent) == verdict(lambda: from_json(document.body))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_cloudevent_of_ingress_goes_on_with_its_own_trace_or_its_records(own):
+    traces = [f"00-{digit * 32}-{digit * 16}-01" for digit in "ab"]
+    attributes = {"specversion": "1.0", "id": NEW_ID, "source": "/s", "type": "a", "subject": "d"}
+    body = json.dumps(attributes | ({"traceparent": traces[0]} if own else {})).encode()
+    headers = (
+        ("event-topic", b"iot"),
+        ("content-type", Format.CLOUDEVENTS.value.encode()),
+        ("traceparent", traces[1].encode()),
+    )
+    codec = AvroCodec()
+    codec.add_schema(7, schemas.EVENT)
+    routed = asyncio.run(read_ingress(Record(INGRESS, 0, 5, NOW_MS, None, body, headers), OneTopic(), publisher(codec)))
+    assert codec.decode_event(routed.value or b"").device_id == "d"
+    assert ("traceparent", traces[0 if own else 1].encode()) in routed.headers
+    assert ("content-type", Format.CLOUDEVENTS.value.encode()) in routed.headers

@@ -7,8 +7,11 @@ from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams import schemas
+from streams.codecs import AvroCodec, Format, read_event, write_event
 from streams.domain.partitioning import murmur2, partition_for, partition_key
-from tests.strategies import events, keys
+from streams.domain.validation import EventRules
+from tests.strategies import NOW_MS, events, keys
 
 
 @given(st.binary(max_size=100))
@@ -38,6 +41,15 @@ def test_events_of_one_key_share_a_partition(first, second, partitions):
     same_partition = partition_for(first.key, partitions) == partition_for(second.key, partitions)
     assert same_partition or not same_key
     assert 0 <= partition_for(first.key, partitions) < partitions
+
+
+@given(events(), st.sampled_from(Format))
+def test_the_key_is_the_same_in_whatever_format_an_event_comes(event, format_):
+    codec = AvroCodec()
+    codec.add_schema(7, schemas.EVENT)
+    data = write_event(event, format_, codec, 7)
+    read = read_event(data, format_, codec, rules=EventRules(), now_ms=NOW_MS, new_event_id=lambda: "never")
+    assert read.key == event.key
 
 
 @given(keys, st.none() | keys)

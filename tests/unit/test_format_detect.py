@@ -24,9 +24,14 @@ def codec() -> AvroCodec:
     return made
 
 
-@given(events(), st.sampled_from(Format))
-def test_an_event_is_known_in_every_format(event, format_):
+@given(events(), st.sampled_from([Format.JSON, Format.AVRO, Format.PROTOBUF]))
+def test_an_event_is_known_in_every_format_of_ours(event, format_):
     assert Format.detect(write_event(event, format_, codec(), 7)) is format_
+
+
+@given(events())
+def test_a_cloudevent_is_taken_for_json_and_must_name_its_content_type(event):
+    assert Format.detect(write_event(event, Format.CLOUDEVENTS, codec(), 7)) is Format.JSON
 
 
 @given(events(), st.permutations(range(8)))
