@@ -6,11 +6,12 @@ and at the end for all that follow: `events:*` allows everything with events, `*
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,20 +19,25 @@ import jwt
 
 from streams.domain.errors import AuthenticationError, ConfigurationError, PermissionDeniedError
 from streams.settings import Settings
-from web.errors import InvalidTokenError
+from web.errors import InvalidTokenError, UnknownSigningKeyError
+from web.key_ring import key_ring
 from web.signing_key import load_or_create_secret
 
 __all__ = ["Authenticator", "Claims", "bearer_token", "load_or_create_secret", "make_token"]
 
-ALGORITHMS: Final = ("HS256",)
-"""Fixed by us: what a token's header says about it is never trusted (RFC 8725, section 3.1)."""
+HS256: Final = "HS256"
+"""Signed with a secret that we have as well: for development."""
+TOKEN_TYPES: Final = frozenset({"jwt", "at+jwt"})
+"""What `typ` may say (RFC 8725, section 3.11; RFC 9068): an issuer's other tokens, for logout say, open nothing."""
 REQUIRED_CLAIMS: Final = ("iss", "aud", "exp", "nbf")
 LEEWAY_S: Final = 5.0
 """How far the issuer's clock may be from ours."""
 SUBPROTOCOL_PREFIX: Final = "bearer."
 """Before a token in Sec-WebSocket-Protocol: the one header that a browser's WebSocket can set."""
 
-_REMEMBERED: Final = 1_024
+_REMEMBERED: Final = 8_192
+"""Tokens: some 10 MiB at most. Past them, the one that was not used for longest is verified again."""
+_REMEMBERED_SCOPES: Final = 1_024
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749, section 3.3
 _MAX_TIME: Final = 2.0**53
 
@@ -44,6 +50,8 @@ class Claims:
     scopes: frozenset[str]
     expires_at: float
     """Seconds since the Unix epoch."""
+    charged_to: str = field(default="", compare=False)
+    """Whose share a request counts for: the subject's, or the token's own where it names none."""
 
     def allows(self, scope: str) -> bool:
         """Whether the scopes cover this one."""
@@ -56,20 +64,40 @@ class Claims:
 
 
 class Authenticator:
-    """Verifies tokens. A token that was verified before costs a look-up, until it expires."""
+    """Verifies tokens. A token that was verified before costs a look-up, until it expires or keys change.
+
+    The algorithms are fixed by the settings: a token's header chooses among them (RFC 8725, section 3.1),
+    and each key is for one alone.
+    """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self._key: bytes | None = None
+        self._secret: bytes | None = None
         self._known: OrderedDict[str, Claims] = OrderedDict()
+        # With the keys go all tokens that were signed by those withdrawn; the others are verified once more.
+        self._ring = key_ring(settings, on_change=self._known.clear)
+        self._started = False
 
     def start(self) -> None:
-        """Load the key. Raises ConfigurationError."""
-        self._key = load_or_create_secret(self._settings)
+        """Load the keys, and begin to follow those that may change. Raises ConfigurationError."""
+        if HS256 in self._settings.jwt_algorithms:
+            self._secret = load_or_create_secret(self._settings)
+        if self._ring is not None:
+            self._ring.start()
+        self._started = True
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        if self._ring is not None:
+            await self._ring.close()
 
     def verify(self, token: str) -> Claims:
-        """What a token says. Raises InvalidTokenError."""
+        """What a token says, by the keys that are known.
+
+        Raises InvalidTokenError; UnknownSigningKeyError, one of its kind, where a look for new keys may help;
+        UnavailableError while there are no keys yet.
+        """
         now = self._clock()
         claims = self._known.get(token)
         if claims is None:
@@ -84,14 +112,21 @@ class Authenticator:
             self._known.move_to_end(token)
         return claims
 
+    async def verify_with_new_keys(self, token: str) -> Claims:
+        """As `verify`, after a look for new keys, which is made once for all who ask and once in some seconds."""
+        if self._ring is not None:
+            await self._ring.refetch()
+        return self.verify(token)
+
     def _decode(self, token: str, now: float) -> Claims:
-        if self._key is None:
+        if not self._started:
             raise RuntimeError("the authenticator is not started")
         try:
+            algorithm, key = self._key(jwt.get_unverified_header(token))
             payload = jwt.decode(
                 token,
-                self._key,
-                algorithms=ALGORITHMS,
+                key,
+                algorithms=(algorithm,),
                 audience=self._settings.jwt_audience,
                 issuer=self._settings.jwt_issuer,
                 # Times are checked below, against one clock, on every use and not only on the first.
@@ -115,7 +150,32 @@ class Authenticator:
         scope = payload.get("scope", "")
         if not isinstance(scope, str):
             raise InvalidTokenError("the claim scope is not a text")
-        return Claims(payload.get("sub"), frozenset(scope.split()), expires_at)
+        subject = payload.get("sub")
+        # Two kinds of names, so that no subject can be called as another's token.
+        charged_to = f"sub {subject}" if subject is not None else f"token {hashlib.sha256(token.encode()).hexdigest()}"
+        return Claims(subject, frozenset(scope.split()), expires_at, charged_to)
+
+    def _key(self, header: dict[str, Any]) -> tuple[str, Any]:
+        """The algorithm and the key for a token of this header. Raises InvalidTokenError or UnavailableError."""
+        if "crit" in header:
+            # RFC 7515, section 4.1.11: what is critical must be understood, and we understand no extension.
+            raise InvalidTokenError("the token needs an extension that is not known here")
+        type_ = header.get("typ", "JWT")
+        if not isinstance(type_, str) or type_.lower().removeprefix("application/") not in TOKEN_TYPES:
+            raise InvalidTokenError("the token is not of type JWT or at+jwt")
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in self._settings.jwt_algorithms:
+            raise InvalidTokenError("the token is signed by an algorithm that is not allowed")
+        if algorithm == HS256:
+            return algorithm, self._secret
+        assert self._ring is not None, "the settings want a key set for every other algorithm"
+        kid = header.get("kid")
+        key = self._ring.keys.find(kid, algorithm)
+        if key is not None:
+            return algorithm, key.key
+        if kid is None:
+            raise InvalidTokenError("the token does not name its key (kid), and there are several, or none")
+        raise UnknownSigningKeyError("the token is signed by a key that is not known here")
 
 
 def bearer_token(authorization: str | None, subprotocols: str | None = None) -> str:
@@ -155,10 +215,10 @@ def make_token(  # noqa: PLR0917 - the commands call it so
         "exp": issued_at + ttl_s,
         "scope": " ".join(scopes),
     }
-    return jwt.encode(claims, secret, algorithm=ALGORITHMS[0])
+    return jwt.encode(claims, secret, algorithm=HS256)
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_REMEMBERED_SCOPES)
 def _allows(scopes: frozenset[str], scope: str) -> bool:
     wanted = scope.split(":")
     return scope in scopes or any(_covers(granted.split(":"), wanted) for granted in scopes if "*" in granted)

@@ -13,11 +13,13 @@ from aiohttp import hdrs, web
 
 from streams.domain.errors import PlatformError
 from web.auth import Authenticator, bearer_token
-from web.errors import DeadlineExceededError, InvalidRequestError, SlowBodyError
+from web.claims import CLAIMS
+from web.cors import Cors
+from web.errors import DeadlineExceededError, InvalidRequestError, SlowBodyError, UnknownSigningKeyError
 from web.metrics import Metrics
 from web.problems import http_problem, problem
+from web.rate_limits import RateLimits
 from web.routes import ADMIN, Route
-from web.websocket import CLAIMS
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +39,16 @@ class Middleware:
         metrics: Metrics,
         table: Mapping[web.AbstractRoute, Route],
         deadline_s: float,
+        *,
+        limits: RateLimits | None = None,
+        cors: Cors | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._metrics = metrics
         self._table = table
         self._deadline_s = deadline_s
+        self._limits = limits
+        self._cors = cors
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Next) -> web.StreamResponse:
@@ -50,58 +57,53 @@ class Middleware:
         began = perf_counter()
         metrics.requests_in_flight += 1
         status = _INTERRUPTED
-        route = self._table.get(request.match_info.route)
+        matched = request.match_info.route
+        route = self._table.get(matched)
+        timer = None
         try:
-            response = await self._answer(request, handler, route)
+            try:
+                if route is None or route.scope is not None:
+                    if self._cors is not None and request.method == hdrs.METH_OPTIONS:
+                        preflight = await self._cors.preflight(request)
+                        if preflight is not None:
+                            status = preflight.status
+                            return self._marked(request, preflight)
+                    try:
+                        self._admit(request, route)
+                    except UnknownSigningKeyError:
+                        await self._authenticator.verify_with_new_keys(_token(request, route))
+                        self._admit(request, route)
+                if route is not None and (route.websocket or not route.deadline):
+                    response = await handler(request)
+                else:
+                    async with asyncio.timeout(self._deadline_s) as timer:
+                        response = await handler(request)
+            except web.HTTPException as exc:
+                status = exc.status
+                if status < HTTPStatus.BAD_REQUEST:
+                    raise
+                response = http_problem(exc, request.rel_url.raw_path)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer, and the log what is ours
+                response = self._failed(request, exc, expired=timer is not None and timer.expired())
             status = response.status
-        except web.HTTPException as exc:
-            status = exc.status
-            raise
-        else:
-            return response
+            return response if self._cors is None else self._marked(request, response)
         finally:
             metrics.requests_in_flight -= 1
-            upgraded = status == HTTPStatus.SWITCHING_PROTOCOLS
+            resource = matched.resource
             metrics.request(
                 request.method,
-                _template(request),
+                # The path of the route, with its variables unfilled; one name for all that match none.
+                UNMATCHED if resource is None else resource.canonical,
                 status,
-                None if upgraded else perf_counter() - began,
+                None if status == HTTPStatus.SWITCHING_PROTOCOLS else perf_counter() - began,
             )
-
-    async def _answer(self, request: web.Request, handler: Next, route: Route | None) -> web.StreamResponse:
-        instance = request.rel_url.raw_path
-        timer = asyncio.timeout(None if route is not None and route.websocket else self._deadline_s)
-        try:
-            self._admit(request, route)
-            async with timer:
-                return await handler(request)
-        except PlatformError as exc:
-            return problem(exc, instance)
-        except web.HTTPException as exc:
-            if exc.status < HTTPStatus.BAD_REQUEST:
-                raise
-            return http_problem(exc, instance)
-        except Exception as exc:
-            if timer.expired() and isinstance(exc, TimeoutError):
-                return problem(self._too_late(request), instance)
-            if request.transport is None or request.transport.is_closing():
-                return problem(InvalidRequestError("the connection was lost"), instance)
-            log.exception("%s %s failed", request.method, _template(request))
-            return problem(PlatformError(), instance)
 
     def _admit(self, request: web.Request, route: Route | None) -> None:
         """Return if the request may go on: by default it may not."""
-        if route is not None and route.scope is None:
-            return
-        headers = request.headers
-        claims = self._authenticator.verify(
-            bearer_token(
-                headers.get(hdrs.AUTHORIZATION),
-                headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL) if route is not None and route.websocket else None,
-            )
-        )
+        claims = self._authenticator.verify(_token(request, route))
         request[CLAIMS] = claims
+        if self._limits is not None:
+            self._limits.charge_request(claims)
         match = request.match_info
         if route is not None and route.scope is not None:
             claims.require(route.scope.replace("{topic}", match.get("topic", "")))
@@ -109,13 +111,32 @@ class Middleware:
             claims.require(ADMIN)
         # What is left leads nowhere: with a valid token, aiohttp's 404 or 405 may be known.
 
+    def _failed(self, request: web.Request, error: Exception, *, expired: bool) -> web.StreamResponse:
+        instance = request.rel_url.raw_path
+        if isinstance(error, PlatformError):
+            return problem(error, instance)
+        if expired and isinstance(error, TimeoutError):
+            return problem(self._too_late(request), instance)
+        if request.transport is None or request.transport.is_closing():
+            return problem(InvalidRequestError("the connection was lost"), instance)
+        resource = request.match_info.route.resource
+        log.error("%s %s failed", request.method, UNMATCHED if resource is None else resource.canonical, exc_info=error)
+        return problem(PlatformError(), instance)
+
+    def _marked(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        assert self._cors is not None
+        self._cors.mark(request, response)
+        return response
+
     def _too_late(self, request: web.Request) -> PlatformError:
         if not request.content.is_eof():
             return SlowBodyError(self._deadline_s)
         return DeadlineExceededError(self._deadline_s)
 
 
-def _template(request: web.Request) -> str:
-    """The path of the route, with its variables unfilled; one name for all that match none."""
-    resource = request.match_info.route.resource
-    return UNMATCHED if resource is None else resource.canonical
+def _token(request: web.Request, route: Route | None) -> str:
+    headers = request.headers
+    return bearer_token(
+        headers.get(hdrs.AUTHORIZATION),
+        headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL) if route is not None and route.websocket else None,
+    )

@@ -19,8 +19,14 @@ def load_or_create_secret(settings: Settings) -> bytes:
     """The HS256 key; a file that is missing is made, with mode 0600 and a random key.
 
     Processes that start together end up with the same key. Raises ConfigurationError where the file cannot be
-    read or made, where others than its owner can read it, or where the key is too short.
+    read or made, where others than its owner can read it, where the key is too short, or where the settings take
+    no tokens that are signed with it.
     """
+    if "HS256" not in settings.jwt_algorithms:
+        raise ConfigurationError(
+            f"STREAMS_JWT_ALGORITHMS is {','.join(settings.jwt_algorithms)}: tokens come from the issuer whose keys are"
+            f" at {settings.jwt_jwks_file or settings.jwt_jwks_url}, get one there; or, for development, add HS256"
+        )
     if settings.jwt_secret is not None:
         return settings.jwt_secret.get_secret_value().encode()
     path = settings.jwt_secret_file

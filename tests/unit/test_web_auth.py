@@ -13,6 +13,7 @@ import pytest
 
 from streams.domain.errors import AuthenticationError, ConfigurationError, PermissionDeniedError
 from tests.web_gateway import SECRET, gateway, make_settings, problem_of
+from web import auth
 from web.auth import LEEWAY_S, Authenticator, Claims, bearer_token, load_or_create_secret, make_token
 from web.errors import InvalidTokenError
 
@@ -120,11 +121,26 @@ def test_a_token_is_known_after_the_first_time_and_still_expires():
         authenticator.verify(token)
 
 
-def test_the_memory_of_tokens_is_bounded():
+def test_requests_count_for_the_subject_or_else_for_the_token():
     authenticator = make_authenticator()
-    for number in range(1_100):
+
+    def charged_to(**changes):
+        return authenticator.verify(sign({k: v for k, v in (GOOD | changes).items() if v is not None})).charged_to
+
+    assert charged_to() == charged_to(scope="x") != charged_to(sub="you")
+    assert charged_to(sub=None) != charged_to(sub=None, scope="x")
+    # No subject can be called as another's token is.
+    assert charged_to(sub=charged_to(sub=None)) != charged_to(sub=None)
+
+
+def test_the_memory_of_tokens_is_bounded_and_keeps_those_in_use(monkeypatch):
+    monkeypatch.setattr(auth, "_REMEMBERED", 10)
+    authenticator = make_authenticator()
+    used = authenticator.verify(sign(GOOD))
+    for number in range(100):
         authenticator.verify(sign(GOOD | {"sub": str(number)}))
-    assert len(authenticator._known) == 1_024
+        assert authenticator.verify(sign(GOOD)) is used
+    assert len(authenticator._known) == 10
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from tests.web_gateway import make_settings, problem_of
 from web.auth import load_or_create_secret, make_token
 
 OPEN = {
-    prefix + path for prefix in ("", "/api/v1") for path in ("/health", "/health/live", "/health/ready", "/metrics")
+    prefix + path
+    for prefix in ("", "/api/v1")
+    for path in ("/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/asyncapi.json", "/docs")
 }
 
 
