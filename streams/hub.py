@@ -1,162 +1,277 @@
 """Live fan-out: one reader a worker follows the topics that somebody watches, and feeds every watcher.
 
-A watcher that does not keep up loses events of its own bounded queue and is told how many; the others
-never wait for it.
+What it reads is kept in one feed a topic, for a while also after the last watcher has gone: who comes back with a
+cursor goes on from there. Who is farther behind reads history until the feed covers the rest. Those who do not keep up
+have gaps; the others hardly wait for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
-from streams.domain.errors import UnavailableError
-from streams.kafka.consumer import LogReader, Partition, Record
+from streams.catch_up import CHUNK_PARTITION_BYTES, CatchUp
+from streams.domain.cursor import Gap, Positions, place
+from streams.domain.errors import UnavailableError, UnknownTopicError
+from streams.feed import Feed
+from streams.kafka.consumer import LogReader, Partition, Record, Span
 from streams.settings import Settings
+from streams.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
-QUEUE_RECORDS: Final = 1_000
-QUEUE_BYTES: Final = 8_388_608
-"""How much a watcher may be behind: records, and bytes of their values."""
-_IDLE_S: Final = 0.1
+Start = Literal["latest", "earliest"] | Positions
+OpenReader = Callable[[str], LogReader]
+"""Makes a reader for a purpose, which its client id tells the broker; it is not started."""
+
+_CATCH_UP: Final = "catch-up"
+_CHUNK_WAIT_MS: Final = 10
+"""How long a read of history waits at the log's end: the next watcher may be waiting for the reader."""
 _POLL_MS: Final = 100
-"""How long a new watcher waits at most for its turn."""
+_GATHER_S: Final = 0.005
+"""After records have come, so long others are waited for: each wake-up of a thousand watchers costs their number."""
+_PATIENCE_S: Final = 0.1
+"""How long a watcher may hold up a full feed before it has a gap, until it has caught up again."""
+_LOOK_S: Final = 0.002
+_LINGER_S: Final = 30.0
+"""How long a feed is kept that nobody watches."""
+_REFRESH_S: Final = 10.0
+"""How often new partitions are looked for."""
 
 
-class Subscription:
-    """What one watcher has not yet taken. Only the hub puts records in."""
-
-    def __init__(self, topic: str, capacity: int = QUEUE_RECORDS) -> None:
-        self.topic = topic
-        self._queue: deque[Record] = deque()
-        self._capacity = capacity
-        self._bytes = 0
-        self._ready = asyncio.Event()
-        self._dropped = 0
-        self._closed = False
-
-    def put(self, records: Iterable[Record]) -> None:
-        """Append records; past the capacity, in records or in bytes, the oldest go, and are counted."""
-        for record in records:
-            self._queue.append(record)
-            self._bytes += len(record.value or b"")
-        while len(self._queue) > self._capacity or (self._bytes > QUEUE_BYTES and len(self._queue) > 1):
-            self._bytes -= len(self._queue.popleft().value or b"")
-            self._dropped += 1
-        self._ready.set()
-
-    def close(self) -> None:
-        """Let the watcher's `take` end once the queue is empty."""
-        self._closed = True
-        self._ready.set()
-
-    async def take(self) -> tuple[list[Record], int]:
-        """Everything that has come, at least one record, and how many were lost before it.
-
-        An empty list means that the hub has shut down.
-        """
-        while not self._queue and not self._closed:
-            self._ready.clear()
-            await self._ready.wait()
-        records, dropped = list(self._queue), self._dropped
-        self._queue.clear()
-        self._bytes = self._dropped = 0
-        return records, dropped
+@dataclass(slots=True)
+class _Watched:
+    feed: Feed
+    watchers: set[Subscription] = field(default_factory=set)
+    empty_since: float = 0.0
 
 
 class Hub:
-    """The subscriptions of one worker and the reader that feeds them."""
+    """The feeds of one worker and the reader that fills them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, open_reader: OpenReader | None = None) -> None:
         self._settings = settings
+        self._open_reader = open_reader or self._kafka_reader
         self._reader: LogReader | None = None
-        self._lock = asyncio.Lock()
-        self._subscriptions: dict[str, set[Subscription]] = {}
-        self._positions: dict[Partition, int] = {}
+        self._asker: LogReader | None = None
+        self._asking = asyncio.Lock()
+        self._polling = asyncio.Lock()
+        self._watched: dict[str, _Watched] = {}
+        self._changed = asyncio.Event()
+        self._count = 0
+        self.trouble: str | None = None
+        """Why nothing can be read for those who watch, by its code; None where it can, or nobody watches."""
+        self.history = CatchUp(lambda: self._open_reader(_CATCH_UP), settings.stream_catch_up_readers)
 
     @property
     def watchers(self) -> int:
         """How many subscriptions there are."""
-        return sum(map(len, self._subscriptions.values()))
+        return self._count
+
+    def _kafka_reader(self, purpose: str) -> LogReader:
+        client_id = f"{self._settings.app_id}-{purpose}"
+        if purpose == _CATCH_UP:
+            return LogReader(
+                self._settings, client_id=client_id, max_partition_bytes=CHUNK_PARTITION_BYTES, wait_ms=_CHUNK_WAIT_MS
+            )
+        return LogReader(self._settings, client_id=client_id)
 
     async def start(self) -> None:
         """Connect. Raises KafkaUnavailableError or KafkaAccessError."""
-        self._reader = LogReader(self._settings, client_id=f"{self._settings.app_id}-hub")
-        await self._reader.start()
+        reader, asker = self._open_reader("hub"), self._open_reader("hub-offsets")
+        await reader.start()
+        try:
+            await asker.start()
+        except BaseException:
+            await reader.stop()
+            raise
+        self._reader, self._asker = reader, asker
 
     async def stop(self) -> None:
-        """End every subscription and close the reader."""
-        for subscription in [s for group in self._subscriptions.values() for s in group]:
-            subscription.close()
-        self._positions = {}
-        # Not while it is being read: what `follow` polls for ends within its moment of waiting.
-        async with self._lock:
+        """End every subscription and close the readers."""
+        for watched in self._watched.values():
+            watched.feed.close()
+        self._watched = {}
+        # Not while they are used: what `follow` polls for ends within its moment of waiting.
+        async with self._polling:
             reader, self._reader = self._reader, None
-        if reader is not None:
-            await reader.stop()
+        self._changed.set()
+        async with self._asking:
+            asker, self._asker = self._asker, None
+        await self.history.close()
+        for each in (reader, asker):
+            if each is not None:
+                await each.stop()
 
     @asynccontextmanager
-    async def subscribe(self, topic: str) -> AsyncIterator[Subscription]:
-        """Watch a Kafka topic from now on: what is written after this has begun is seen.
+    async def subscribe(self, topic: str, start: Start = "latest") -> AsyncIterator[Subscription]:
+        """Watch a Kafka topic: from what is written after this has begun, from its first record, or from a cursor.
 
-        Raises UnknownTopicError, or UnavailableError before the hub has started.
+        Raises CursorError, UnknownTopicError, or UnavailableError before the hub has started or when it is full.
         """
-        subscription = Subscription(topic)
-        async with self._lock:
-            if topic not in self._subscriptions:
-                await self._add(topic)
-            self._subscriptions.setdefault(topic, set()).add(subscription)
+        if self._count >= self._settings.stream_max_clients:
+            raise UnavailableError(
+                f"this worker serves {self._count} live streams, as many as it may: connect later, or to another worker",
+                retry_after_s=5.0,
+            )
+        self._count += 1
         try:
-            yield subscription
+            watched, subscription = await self._join(topic, start)
+            try:
+                yield subscription
+            finally:
+                watched.watchers.discard(subscription)
+                watched.empty_since = time.monotonic()
         finally:
-            async with self._lock:
-                group = self._subscriptions[topic]
-                group.discard(subscription)
-                if not group:
-                    del self._subscriptions[topic]
-                    self._drop(topic)
+            self._count -= 1
 
-    async def _add(self, topic: str) -> None:
-        reader = self._connected
-        spans = await reader.spans(await reader.partitions([topic]))
-        self._positions |= {partition: span.end for partition, span in spans.items()}
-        reader.assign(self._positions)
+    async def _join(self, topic: str, start: Start) -> tuple[_Watched, Subscription]:
+        watched = self._watched.get(topic)
+        gap: Gap | None = None
+        if watched is not None and start == "latest":
+            positions = dict(watched.feed.head)
+        elif watched is not None and not isinstance(start, str) and _is_kept(watched.feed, start):
+            positions = dict(sorted(start.items()))
+        else:
+            spans = await self._spans(topic)
+            watched = self._watched.get(topic) or self._open(topic, spans)
+            for number in spans.keys() - watched.feed.head.keys():
+                self._add_partition(watched.feed, number, spans[number].start)
+            # The reader may be a moment ahead of the offsets that were asked for before.
+            ends = {p: (span.start, max(span.end, watched.feed.head[p])) for p, span in spans.items()}
+            match start:
+                case "latest":
+                    positions = dict(watched.feed.head)
+                case "earliest":
+                    positions = {p: begin for p, (begin, _) in sorted(ends.items())}
+                case _:
+                    positions, gap = place(start, ends)
+        subscription = Subscription(watched.feed, self.history, self._settings, positions, gap)
+        watched.watchers.add(subscription)
+        return watched, subscription
 
-    def _drop(self, topic: str) -> None:
-        self._positions = {p: offset for p, offset in self._positions.items() if p.topic != topic}
-        if self._reader is not None:
-            self._reader.assign(self._positions)
+    async def _spans(self, topic: str) -> dict[int, Span]:
+        async with self._asking:
+            if self._asker is None:
+                raise UnavailableError("live streams have not started yet")
+            spans = await self._asker.spans(await self._asker.partitions([topic]))
+        return {partition.partition: span for partition, span in spans.items()}
+
+    def _open(self, topic: str, spans: dict[int, Span]) -> _Watched:
+        if self._reader is None:
+            raise UnavailableError("live streams have ended")
+        feed = Feed(
+            topic,
+            {partition: span.end for partition, span in spans.items()},
+            capacity=self._settings.stream_queue_events,
+            capacity_bytes=self._settings.stream_queue_bytes,
+        )
+        self._watched[topic] = _Watched(feed, empty_since=time.monotonic())
+        self._changed.set()
+        return self._watched[topic]
+
+    def _add_partition(self, feed: Feed, number: int, offset: int) -> None:
+        feed.add_partition(number, offset)
+        self._changed.set()
 
     async def follow(self) -> None:
         """Read and publish until the hub is stopped; who runs this stops the worker where it raises."""
+        async with asyncio.TaskGroup() as group:
+            refreshing = group.create_task(self._refresh())
+            await self._read()
+            refreshing.cancel()
+
+    async def _read(self) -> None:
         failures = 0
         policy = self._settings.retry_policy()
         while self._reader is not None:
-            if not self._positions:
-                await asyncio.sleep(_IDLE_S)
+            self._forget()
+            if not self._watched:
+                self.trouble = None
+                await self.history.close()
+                self._changed.clear()
+                if not self._watched and self._reader is not None:
+                    await self._changed.wait()
                 continue
             try:
-                async with self._lock:
-                    if self._reader is not None:
-                        self._publish(await self._reader.poll(_POLL_MS))
-                failures = 0
+                batches = await self._poll()
+                failures, self.trouble = 0, None
             except UnavailableError as exc:
                 failures += 1
+                self.trouble = exc.code
                 log.warning("live streams wait for Kafka: %s", exc)
                 await asyncio.sleep(policy.ceiling_s(failures))
+                continue
+            if batches:
+                await self._publish(batches)
+                await asyncio.sleep(_GATHER_S)
 
-    def _publish(self, batches: dict[Partition, list[Record]]) -> None:
+    async def _poll(self) -> dict[Partition, list[Record]]:
+        async with self._polling:
+            if self._reader is None:
+                return {}
+            if self._changed.is_set():
+                self._changed.clear()
+                feeds = [watched.feed for watched in self._watched.values()]
+                self._reader.assign({Partition(f.topic, p): offset for f in feeds for p, offset in f.head.items()})
+            return await self._reader.poll(_POLL_MS)
+
+    def _forget(self) -> None:
+        """Drop feeds that nobody has watched for a while."""
+        latest = time.monotonic() - _LINGER_S
+        for topic in [t for t, w in self._watched.items() if not w.watchers and w.empty_since <= latest]:
+            del self._watched[topic]
+            self._changed.set()
+
+    async def _publish(self, batches: dict[Partition, list[Record]]) -> None:
         for partition, records in batches.items():
-            self._positions[partition] = records[-1].offset + 1
-            for subscription in self._subscriptions.get(partition.topic, ()):
-                subscription.put(records)
+            watched = self._watched.get(partition.topic)
+            if watched is None:
+                continue
+            for piece in watched.feed.pieces(records):
+                await self._let_them_take(watched, piece)
+                watched.feed.publish(piece)
 
-    @property
-    def _connected(self) -> LogReader:
-        if self._reader is None:
-            raise UnavailableError("live streams have not started yet")
-        return self._reader
+    async def _let_them_take(self, watched: _Watched, piece: Sequence[Record]) -> None:
+        """Wait a moment for watchers who would lose something by this piece: a burst is faster than any of them."""
+        oldest = watched.feed.kept_after(piece)
+        until = time.monotonic() + _PATIENCE_S
+        while late := [watcher for watcher in watched.watchers if watcher.holds_up(oldest)]:
+            if time.monotonic() >= until or watched.feed.closed:
+                for watcher in late:
+                    watcher.is_slow()
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    async def _refresh(self) -> None:
+        """Find partitions that watched topics were given, and topics that are no more."""
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            for topic in list(self._watched):
+                await self._refresh_topic(topic)
+
+    async def _refresh_topic(self, topic: str) -> None:
+        try:
+            spans = await self._spans(topic)
+        except UnknownTopicError as exc:
+            if (watched := self._watched.pop(topic, None)) is not None:
+                watched.feed.close(exc)
+                self._changed.set()
+            return
+        except UnavailableError as exc:
+            log.warning("new partitions of %s are not looked for: %s", topic, exc)
+            return
+        if (watched := self._watched.get(topic)) is not None:
+            for number in sorted(spans.keys() - watched.feed.head.keys()):
+                log.info("%s was given partition %d", topic, number)
+                self._add_partition(watched.feed, number, spans[number].start)
+
+
+def _is_kept(feed: Feed, cursor: Positions) -> bool:
+    """Whether a watcher can go on from a cursor without a look at Kafka's offsets."""
+    return cursor.keys() == feed.head.keys() and all(feed.floor[p] <= cursor[p] <= feed.head[p] for p in cursor)

@@ -1,52 +1,134 @@
-"""Live events over WebSocket: one JSON message an event, and an explicit message where some were lost."""
+"""Live events over WebSocket: the handshake, one task that sends and one that hears, and how a stream ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket as sockets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Final
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import Any, Final
 
-import msgspec
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_exceptions import ClientConnectionResetError
 
-from streams.domain.errors import UnavailableError
+from streams.domain.cursor import CursorError, Gap, parse_cursor
+from streams.domain.errors import FieldError, UnavailableError, UnknownTopicError
 from streams.domain.naming import api_topic
-from streams.hub import Subscription
-from streams.kafka.consumer import Record
-from web.auth import Claims
-from web.errors import DeadlineExceededError, InvalidRequestError, OriginDeniedError
+from streams.hub import Start
+from streams.subscription import Subscription
+from web.claims import CLAIMS
+from web.cors import origin_allowed
+from web.errors import DeadlineExceededError, InvalidParameterError, InvalidRequestError, OriginDeniedError
 from web.metrics import Metrics
-from web.parameters import Parameters
-from web.records import RecordFilter, stored_event
+from web.parameters import Parameters, Query, choice, text
+from web.records import RecordFilter
 from web.services import Services
+from web.stream_messages import StreamFormat, StreamMessages, gap_frame, position_frame
 
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL: Final = "event-streams.v1"
 HEARTBEAT_S: Final = 20.0
+"""How often the server pings; a client that does not answer within half of it is dropped."""
 TOKEN_EXPIRED: Final = 4401
+TOPIC_GONE: Final = 4404
 """From the range 4000 to 4999, which RFC 6455 leaves to applications."""
+TOO_SLOW: Final = "too_slow"
 
+INVALID_CURSOR: Final = "invalid_cursor"
+GAP: Final = "gap"
+CLOSE: Final = "close"
+
+
+def _start(value: str) -> Start:
+    return value if value in ("latest", "earliest") else parse_cursor(value)  # type: ignore[return-value]
+
+
+KEY: Final = text("key", "of this key alone: `user_id`, else `device_id`")
+EVENT_TYPE: Final = text("event_type", "of this event type alone")
+FROM: Final[Query[Start]] = Query(
+    "from",
+    "where to begin: `latest`, `earliest`, or the cursor of a message, which is gone on from",
+    _start,
+    "latest",
+    INVALID_CURSOR,
+    {"type": "string", "default": "latest", "examples": ["latest", "earliest", "0:18,1:43"]},
+)
+FORMAT: Final = choice(
+    "format", "what events are sent as; avro and protobuf are binary frames", tuple(StreamFormat), StreamFormat.JSON
+)
+SLOW: Final = choice(
+    "slow", "what becomes of a client that does not keep up: a `gap` message, or the close code 1013", (GAP, CLOSE), GAP
+)
+STREAM_QUERY: Final = (KEY, EVENT_TYPE, FROM, FORMAT, SLOW)
+
+_POSITION_S: Final = 5.0
+"""How long a stream may come on without telling its client, whose filter takes none of the events."""
 _CLOSE_TIMEOUT_S: Final = 2.0
 _MAX_CLIENT_MESSAGE_BYTES: Final = 4_096
-_REMEMBERED: Final = 1_000
-_REMEMBERED_BYTES: Final = 16_384
-
-CLAIMS: Final = web.RequestKey("claims", Claims)
-"""Where authentication leaves what the token says."""
+_SEND_BUFFER_BYTES: Final = 262_144
+"""The kernel's part of what waits for a client: by default it would be megabytes, all of them before the next ping."""
 
 
-class Gap(msgspec.Struct, tag="gap", tag_field="type"):
-    """The client was too slow: events are missing between the cursor and the next message."""
+class TooSlowError(Exception):
+    """The client has a gap, and asked to be closed rather than to be told."""
 
-    missed: int
-    """How many; with a filter, at most so many."""
-    cursor: str
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a client asked for."""
+
+    wanted: RecordFilter
+    start: Start
+    format: StreamFormat
+    close_slow: bool
+
+    @classmethod
+    def of(cls, request: web.Request) -> Wishes:
+        """The wishes of a request's query. Raises InvalidParameterError."""
+        parameters = Parameters(request.query, STREAM_QUERY)
+        wanted = RecordFilter.of(parameters.read(KEY), parameters.read(EVENT_TYPE))
+        start, format_, slow = parameters.read(FROM), parameters.read(FORMAT), parameters.read(SLOW)
+        parameters.check()
+        return cls(wanted, start, StreamFormat(format_ or StreamFormat.JSON), slow == CLOSE)
+
+
+class Outlet:
+    """Writes whole frames to a WebSocket's connection, by public ways past aiohttp's own framing of each message."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, transport: asyncio.Transport, writer: AbstractStreamWriter
+    ) -> None:
+        self._socket = socket
+        self._transport = transport
+        self._writer = writer
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+    async def write(self, frames: bytes) -> None:
+        """Write; where the client does not take what was written before, wait until it does.
+
+        Raises ClientConnectionResetError once the connection is closed: after a close frame nothing may come.
+        """
+        if self._socket.closed or self._transport.is_closing():
+            raise ClientConnectionResetError("the connection is closed")
+        self._transport.write(frames)
+        await self._writer.drain()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close with a code; a client that does not take it in time loses its connection all the same."""
+        try:
+            # Not drained: a client that does not read must not hold up the closing.
+            await self._socket.close(code=code, message=reason.encode(), drain=False)
+        finally:
+            if self._transport.get_write_buffer_size():
+                # It would stay open until the client has read all of it, which it may never do.
+                self._transport.abort()
 
 
 class Live:
@@ -56,15 +138,20 @@ class Live:
         self._services = services
         self._metrics = metrics
         self._clock = clock
-        self._sockets: set[web.WebSocketResponse] = set()
-        self._rendered: dict[tuple[str, int, int], bytes] = {}
+        self._messages = StreamMessages(services.codec, services.loader)
+        self._open: set[Outlet] = set()
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """GET /stream/{topic}: what is stored from now on. Nothing is missed once the upgrade is answered."""
-        parameters = Parameters(request.query, ("key", "event_type"))
-        wanted = RecordFilter.of(parameters.text("key"), parameters.text("event_type"))
-        parameters.check()
-        _check_handshake(request)
+        """GET /stream/{topic}: events from a place in the log on, then as they come. The first message is that place."""
+        wishes = Wishes.of(request)
+        socket = web.WebSocketResponse(
+            heartbeat=HEARTBEAT_S,
+            protocols=(SUBPROTOCOL,),
+            max_msg_size=_MAX_CLIENT_MESSAGE_BYTES,
+            timeout=_CLOSE_TIMEOUT_S,
+            compress=False,
+        )
+        self._check_handshake(request, socket)
         services = self._services
         services.require_started()
         async with AsyncExitStack() as stack:
@@ -72,42 +159,52 @@ class Live:
             try:
                 async with asyncio.timeout(deadline_s):
                     kafka_topic = await services.catalog.require(request.match_info["topic"])
-                    subscription = await stack.enter_async_context(services.hub.subscribe(kafka_topic))
+                    subscription = await stack.enter_async_context(services.hub.subscribe(kafka_topic, wishes.start))
             except TimeoutError as exc:
                 raise DeadlineExceededError(deadline_s) from exc
-            socket = web.WebSocketResponse(
-                heartbeat=HEARTBEAT_S,
-                protocols=(SUBPROTOCOL,),
-                max_msg_size=_MAX_CLIENT_MESSAGE_BYTES,
-                timeout=_CLOSE_TIMEOUT_S,
-                compress=False,
-            )
-            await socket.prepare(request)
+            except CursorError as exc:
+                raise InvalidParameterError([FieldError("?from", str(exc), INVALID_CURSOR)]) from exc
+            transport = request.transport
+            if transport is None:
+                raise InvalidRequestError("the connection is closed")
+            outlet = Outlet(socket, transport, await socket.prepare(request))
             topic = api_topic(kafka_topic)
-            self._sockets.add(socket)
+            self._open.add(outlet)
             self._metrics.client(topic, +1)
             try:
-                await self._serve(socket, topic, subscription, wanted, request[CLAIMS].expires_at)
+                sending = self._send(outlet, topic, subscription, wishes)
+                await self._serve(socket, outlet, sending, request[CLAIMS].expires_at)
             finally:
                 self._metrics.client(topic, -1)
-                self._sockets.discard(socket)
+                self._open.discard(outlet)
         return socket
+
+    def _check_handshake(self, request: web.Request, socket: web.WebSocketResponse) -> None:
+        """All that can be refused before anything is done for the client."""
+        offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
+        if offered is not None and SUBPROTOCOL not in (name.strip() for name in offered.split(",")):
+            # aiohttp would go on, and log what was offered: the token.
+            raise InvalidRequestError(f"offer the subprotocol {SUBPROTOCOL} as well")
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and not origin_allowed(origin, request.host, self._services.settings):
+            raise OriginDeniedError(f"pages of {origin!r} may not open a stream here")
+        if not socket.can_prepare(request):
+            raise InvalidRequestError("this is a WebSocket: open it with a handshake of RFC 6455, version 13")
 
     async def shutdown(self) -> None:
         """Close every socket with 1001, so that clients connect to another worker."""
         await asyncio.gather(
-            *(_close(socket, WSCloseCode.GOING_AWAY, "the server is shutting down") for socket in list(self._sockets))
+            *(outlet.close(WSCloseCode.GOING_AWAY, "the server is shutting down") for outlet in list(self._open))
         )
 
     async def _serve(
         self,
         socket: web.WebSocketResponse,
-        topic: str,
-        subscription: Subscription,
-        wanted: RecordFilter,
+        outlet: Outlet,
+        send: Coroutine[Any, Any, None],
         expires_at: float,
     ) -> None:
-        sending = asyncio.ensure_future(self._send(socket, topic, subscription, wanted))
+        sending = asyncio.ensure_future(send)
         receiving = asyncio.ensure_future(_receive(socket))
         code, reason = int(WSCloseCode.INTERNAL_ERROR), "internal"
         try:
@@ -133,55 +230,39 @@ class Live:
             await asyncio.wait({sending, receiving})
             if not sending.cancelled():
                 _ending(sending)
-            await _close(socket, code, reason)
+            await outlet.close(code, reason)
 
-    async def _send(
-        self, socket: web.WebSocketResponse, topic: str, subscription: Subscription, wanted: RecordFilter
-    ) -> None:
+    async def _send(self, outlet: Outlet, topic: str, subscription: Subscription, wishes: Wishes) -> None:
         """Send what comes until the hub ends. A client that does not read blocks here alone, until the heartbeat."""
-        positions: dict[int, int] = {}
+        loop = asyncio.get_running_loop()
+        told, told_at = subscription.cursor, loop.time()
+        await outlet.write(position_frame(told))
         while True:
-            records, missed = await subscription.take()
-            if missed:
-                self._metrics.missed(topic, missed)
-                await socket.send_frame(msgspec.json.encode(Gap(missed, _cursor(positions))), WSMsgType.TEXT)
-            if not records:
+            # Not while it reads history: something comes all the time, and a read that is cut short is done again.
+            due = told_at + _POSITION_S if subscription.live and subscription.cursor != told else None
+            try:
+                async with asyncio.timeout_at(due):
+                    taken = await subscription.take()
+            except TimeoutError:
+                taken = []
+            if taken is None:
                 return
-            sent = 0
-            for record in records:
-                positions[record.partition] = record.offset
-                if wanted.matches(record):
-                    await socket.send_frame(await self._message(record, positions), WSMsgType.TEXT)
-                    sent += 1
-            self._metrics.sent(topic, sent)
-
-    async def _message(self, record: Record, positions: dict[int, int]) -> bytes:
-        """The message of a record: made once for all clients, but for its cursor."""
-        place = (record.topic, record.partition, record.offset)
-        body = self._rendered.get(place)
-        if body is None:
-            stored = await stored_event(record, self._services.codec, self._services.loader)
-            body = msgspec.json.encode(stored)[1:]
-            if len(body) <= _REMEMBERED_BYTES:
-                self._rendered[place] = body
-                if len(self._rendered) > _REMEMBERED:
-                    del self._rendered[next(iter(self._rendered))]
-        return b'{"type":"event","cursor":"%s",%s' % (_cursor(positions).encode(), body)
-
-
-def _cursor(positions: dict[int, int]) -> str:
-    """The last offset that was seen of each partition; to clients, a text without meaning."""
-    return ",".join(f"{partition}:{offset}" for partition, offset in sorted(positions.items()))
-
-
-def _check_handshake(request: web.Request) -> None:
-    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL)
-    if offered is not None and SUBPROTOCOL not in (name.strip() for name in offered.split(",")):
-        # aiohttp would go on, and log what was offered: the token.
-        raise InvalidRequestError(f"offer the subprotocol {SUBPROTOCOL} as well")
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
-        raise OriginDeniedError(f"pages of {origin!r} may not open a stream here")
+            if isinstance(taken, Gap):
+                self._metrics.gap(topic, taken.reason, taken.missed)
+                if wishes.close_slow and taken.reason == "slow":
+                    raise TooSlowError
+                data, count = gap_frame(taken), 0
+                told = taken.after
+            else:
+                data, count = await self._messages.frames(taken, wishes.format, wishes.wanted) if taken else (b"", 0)
+                if count:
+                    told = taken[-1].cursor
+                elif subscription.cursor != told and loop.time() >= told_at + _POSITION_S:
+                    data, told = position_frame(subscription.cursor), subscription.cursor
+            if data:
+                told_at = loop.time()
+                await outlet.write(data)
+                self._metrics.sent(topic, count, len(data))
 
 
 async def _receive(socket: web.WebSocketResponse) -> None:
@@ -193,15 +274,17 @@ async def _receive(socket: web.WebSocketResponse) -> None:
 def _ending(sending: asyncio.Future[None]) -> tuple[int, str]:
     """The close code and reason for how the sending ended."""
     error = sending.exception()
-    if error is None:
-        return WSCloseCode.GOING_AWAY, "the server is shutting down"
-    if isinstance(error, UnavailableError):
-        return WSCloseCode.TRY_AGAIN_LATER, error.code
-    if not isinstance(error, ClientConnectionResetError):
-        log.error("a live stream failed", exc_info=error)
+    match error:
+        case None:
+            return WSCloseCode.GOING_AWAY, "the server is shutting down"
+        case TooSlowError():
+            return WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW
+        case UnavailableError():
+            return WSCloseCode.TRY_AGAIN_LATER, error.code
+        case UnknownTopicError():
+            return TOPIC_GONE, error.code
+        case ClientConnectionResetError():
+            pass
+        case _:
+            log.error("a live stream failed", exc_info=error)
     return WSCloseCode.INTERNAL_ERROR, "internal"
-
-
-async def _close(socket: web.WebSocketResponse, code: int, reason: str) -> None:
-    # Not drained: a client that does not read must not hold up the closing.
-    await socket.close(code=code, message=reason.encode(), drain=False)

@@ -16,6 +16,7 @@ from streams.kafka.security import aiokafka_options
 from streams.settings import Settings
 
 _POLL_MS: Final = 500
+_MAX_POLL_RECORDS: Final = 500
 _SETTLE_S: Final = 0.05
 
 
@@ -57,9 +58,16 @@ class LogReader:
     Every method raises KafkaUnavailableError or KafkaAccessError where Kafka does not answer as it should.
     """
 
-    def __init__(self, settings: Settings, *, client_id: str) -> None:
+    def __init__(
+        self, settings: Settings, *, client_id: str, max_partition_bytes: int = 1_048_576, wait_ms: int = 100
+    ) -> None:
         self._settings = settings
         self._client_id = client_id
+        self._max_partition_bytes = max_partition_bytes
+        """How much is fetched ahead of each partition; a larger batch of records is taken all the same."""
+        self._wait_ms = wait_ms
+        """How long a broker waits for records where there are none yet. Whoever reads only what is there already, and
+        then something else, waits as long for a fetch that it no longer wants."""
         self._consumer: AIOKafkaConsumer | None = None
 
     async def start(self) -> None:
@@ -71,7 +79,8 @@ class LogReader:
             enable_auto_commit=False,
             isolation_level="read_committed",
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=self._wait_ms,
+            max_partition_fetch_bytes=self._max_partition_bytes,
             request_timeout_ms=10_000,
         )
         with translated(f"connect to Kafka at {self._settings.kafka_bootstrap_servers}"):
@@ -97,14 +106,18 @@ class LogReader:
         consumer = self._running
         found: list[Partition] = []
         with translated("list partitions"):
-            existing = await consumer.topics()
+            # All topics, as they are now: what aiokafka keeps of its own may be minutes old.
+            cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001
         for topic in topics:
-            if topic not in existing:
+            numbers = cluster.partitions_for_topic(topic)
+            if numbers is None:
                 raise UnknownTopicError(topic)
             with translated(f"list the partitions of {topic}"):
                 # aiokafka keeps the metadata of assigned topics only, and has no public way to ask for another's.
                 await consumer._client.add_topic(topic)  # noqa: SLF001
-            found.extend(Partition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ()))
+                if numbers != consumer.partitions_for_topic(topic):
+                    await consumer._client.force_metadata_update()  # noqa: SLF001
+            found.extend(Partition(topic, number) for number in sorted(numbers))
         return found
 
     async def spans(self, partitions: Iterable[Partition]) -> dict[Partition, Span]:
@@ -117,12 +130,26 @@ class LogReader:
             ends = await self._running.end_offsets(wanted)
         return {Partition(tp.topic, tp.partition): Span(starts[tp], max(starts[tp], ends[tp])) for tp in wanted}
 
+    async def offsets_at(self, partitions: Iterable[Partition], timestamp_ms: int) -> dict[Partition, int | None]:
+        """The first offset of each partition whose record has this time in Kafka or a later one; None: there is none."""
+        wanted = [TopicPartition(*partition) for partition in partitions]
+        if not wanted:
+            return {}
+        with translated("ask for the offsets of a time"):
+            # Times before the epoch are no question that Kafka takes; every record is after them.
+            found = await self._running.offsets_for_times(dict.fromkeys(wanted, max(timestamp_ms, 0)))
+        return {
+            Partition(tp.topic, tp.partition): None if (at := found.get(tp)) is None else at.offset for tp in wanted
+        }
+
     async def read(self, spans: Mapping[Partition, Span]) -> AsyncIterator[list[Record]]:
         """The records of the spans, partition by partition in order, in the batches that Kafka gives."""
         open_spans = {TopicPartition(*p): span for p, span in spans.items() if span.start < span.end}
         self.assign({p: span.start for p, span in spans.items() if span.start < span.end})
         while open_spans:
-            for records in (await self.poll()).values():
+            # No more than is wanted: what a fetch has beyond that need not be taken apart.
+            most = min(_MAX_POLL_RECORDS, sum(span.end - span.start for span in open_spans.values()))
+            for records in (await self.poll(most=most)).values():
                 end = open_spans.get(TopicPartition(records[0].topic, records[0].partition), Span(0, 0)).end
                 if within := [record for record in records if record.offset < end]:
                     yield within
@@ -134,6 +161,28 @@ class LogReader:
                     del open_spans[tp]
                     self._running.pause(tp)
 
+    async def chunk(self, spans: Mapping[Partition, Span]) -> dict[Partition, tuple[list[Record], int]]:
+        """What Kafka gives first of the spans: of each partition that came on, its records, and where it goes on.
+
+        Records may be none where a partition came on: its next offsets were transactions' ends.
+        """
+        self.assign({partition: span.start for partition, span in spans.items()})
+        while True:
+            batches = await self.poll()
+            came_on: dict[Partition, tuple[list[Record], int]] = {}
+            for partition, span in spans.items():
+                position = min(await self.position(partition), span.end)
+                if position > span.start:
+                    came_on[partition] = ([r for r in batches.get(partition, ()) if r.offset < span.end], position)
+            if came_on:
+                return came_on
+
+    async def position(self, partition: Partition) -> int:
+        """The offset where the reading of an assigned partition goes on."""
+        with translated(f"read {partition.topic}"):
+            position: int = await self._running.position(TopicPartition(*partition))
+        return position
+
     def assign(self, positions: Mapping[Partition, int]) -> None:
         """Read these partitions from these offsets on, and no others."""
         consumer = self._running
@@ -141,10 +190,10 @@ class LogReader:
         for partition, offset in positions.items():
             consumer.seek(TopicPartition(*partition), offset)
 
-    async def poll(self, wait_ms: int = _POLL_MS) -> dict[Partition, list[Record]]:
+    async def poll(self, wait_ms: int = _POLL_MS, *, most: int = _MAX_POLL_RECORDS) -> dict[Partition, list[Record]]:
         """What has come on the assigned partitions; waits for something so many milliseconds at most."""
         with translated("read"):
-            batches = await self._running.getmany(timeout_ms=wait_ms)
+            batches = await self._running.getmany(timeout_ms=wait_ms, max_records=most)
         return {
             Partition(tp.topic, tp.partition): [
                 Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, plain(r.headers)) for r in records

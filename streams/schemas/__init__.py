@@ -16,3 +16,4 @@ def _read(name: str) -> str:
 EVENT: Final = _read("event")
 AGGREGATED_EVENT: Final = _read("aggregated_event")
 DLQ_MESSAGE: Final = _read("dlq_message")
+STREAM_MESSAGE: Final = _read("stream_message")

@@ -94,10 +94,30 @@ class DLQMessage(AvroModel):
         namespace = NAMESPACE
 
 
+@dataclasses.dataclass
+class StreamMessage(AvroModel):
+    """An event of a live stream, as a binary frame of `format=avro`."""
+
+    # The first, so that the rest is encoded once for all clients.
+    cursor: str
+    partition: int
+    offset: int
+    stored_at: datetime
+    traceparent: str | None = None
+    # The record's value as it is in the log: Confluent's wire format, with its schema's id.
+    event: bytes = b""
+
+    class Meta:
+        """Options of dataclasses-avroschema."""
+
+        namespace = NAMESPACE
+
+
 MODELS: dict[str, type[AvroModel]] = {
     "event": Event,
     "aggregated_event": AggregatedEvent,
     "dlq_message": DLQMessage,
+    "stream_message": StreamMessage,
 }
 
 

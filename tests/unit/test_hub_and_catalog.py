@@ -1,59 +1,222 @@
-"""What a slow watcher loses, and how seldom Kafka is asked about names that it does not have."""
+"""What watchers of a topic are given, what a slow one loses, and how seldom Kafka is asked about names that it does not have."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.domain.errors import KafkaUnavailableError, PlatformError, UnknownTopicError
-from streams.hub import QUEUE_BYTES, Subscription
+from streams.domain.cursor import CursorError, Gap, Range, format_cursor, parse_cursor, place
+from streams.domain.errors import KafkaUnavailableError, PlatformError, UnavailableError, UnknownTopicError
+from streams.feed import Entry, Feed, Follower
+from streams.hub import Hub
 from streams.kafka.admin import TopicAdmin
 from streams.kafka.consumer import Record
 from streams.publishing import TopicCatalog
 from streams.settings import Settings
+from tests.memory_log import TOPIC, MemoryLog
+from tests.web_gateway import following
 
 
-def record(offset: int, size: int = 1) -> Record:
-    return Record("events.iot", 0, offset, 0, None, b"x" * size, ())
+def record(offset: int, size: int = 1, partition: int = 0) -> Record:
+    return Record("events.iot", partition, offset, 0, None, b"x" * size, ())
 
 
-@given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 20))
-def test_what_is_taken_and_what_is_lost_add_up_and_the_newest_stay(batches, capacity):
-    async def run() -> None:
-        subscription = Subscription("events.iot", capacity)
+def make_feed(capacity: int = 8, capacity_bytes: int = 1_000_000, partitions: int = 1) -> Feed:
+    return Feed("events.iot", dict.fromkeys(range(partitions), 0), capacity=capacity, capacity_bytes=capacity_bytes)
+
+
+def offsets(taken: list[Entry] | Gap | None) -> list[int]:
+    assert isinstance(taken, list), taken
+    return [entry.record.offset for entry in taken]
+
+
+class TestFeed:
+    @given(st.lists(st.integers(0, 30), max_size=20), st.integers(4, 20))
+    def test_what_is_taken_and_what_is_lost_add_up_and_the_newest_stay(self, batches, capacity):
+        feed = make_feed(capacity)
+        follower = Follower(feed, {0: 0})
         sent = 0
         for size in batches:
-            subscription.put([record(sent + i) for i in range(size)])
+            feed.publish([record(sent + i) for i in range(size)])
             sent += size
-        subscription.close()
-        records, dropped = await subscription.take()
-        assert len(records) + dropped == sent
-        assert len(records) <= capacity
-        assert [r.offset for r in records] == list(range(sent - len(records), sent))
-        assert await subscription.take() == ([], 0)
+        gap = follower.gap()
+        entries = follower.take(1_000, 1_000_000)
+        assert (gap.missed if gap else 0) + len(entries) == sent
+        assert offsets(entries) == list(range(max(0, sent - capacity), sent))
+        assert follower.gap() is None
+        assert follower.take(1_000, 1_000_000) == []
 
-    asyncio.run(run())
+    def test_large_records_are_bounded_by_their_bytes_and_one_is_always_kept(self):
+        feed = make_feed(capacity_bytes=1_000)
+        feed.publish([record(i, 250) for i in range(10)])
+        assert (feed.start, feed.end, feed.floor) == (6, 10, {0: 6})
+        feed.publish([record(10, 5_000)])
+        assert (feed.start, feed.end) == (10, 11)
+
+    def test_what_would_be_dropped_is_known_before_it_is(self):
+        feed = make_feed(capacity=4, capacity_bytes=1_000)
+        for begin in range(0, 40, 2):
+            more = [record(begin, 300), record(begin + 1, begin)]
+            kept = feed.kept_after(more)
+            feed.publish(more)
+            assert feed.start == kept
+
+    @given(st.lists(st.integers(0, 600), max_size=50))
+    def test_pieces_are_small_beside_the_feed_and_lose_nothing(self, sizes):
+        feed = make_feed(capacity=8, capacity_bytes=1_000)
+        records = [record(n, size) for n, size in enumerate(sizes)]
+        pieces = list(feed.pieces(records))
+        assert [r for piece in pieces for r in piece] == records
+        assert all(len(p) <= 2 and (len(p) == 1 or sum(len(r.value or b"") for r in p) <= 250) for p in pieces)
+
+    def test_a_log_that_is_read_again_is_not_told_again(self):
+        feed = make_feed()
+        feed.publish([record(0), record(1)])
+        feed.publish([record(0), record(1), record(2)])
+        assert offsets(Follower(feed, {0: 0}).take(10, 1_000)) == [0, 1, 2]
+
+    def test_one_who_was_told_more_by_another_worker_is_not_told_twice(self):
+        feed = make_feed(partitions=2)
+        feed.publish([record(0), record(1), record(0, partition=1), record(2), record(1, partition=1)])
+        follower = Follower(feed, {0: 0, 1: 1})
+        took = []
+        while entries := follower.take(10, 1_000):
+            took += entries
+        assert [(e.record.partition, e.record.offset, e.cursor) for e in took] == [
+            (0, 0, "0:1,1:1"),
+            (0, 1, "0:2,1:1"),
+            (0, 2, "0:3,1:1"),
+            (1, 1, "0:3,1:2"),
+        ]
+        # It is in step now, and shares what the others have.
+        feed.publish([record(3)])
+        assert follower.take(10, 1_000)[0] is feed[5]
+
+    def test_a_gap_names_what_is_missing_of_each_partition(self):
+        feed = make_feed(capacity=4, partitions=2)
+        follower = Follower(feed, {0: 0, 1: 0})
+        feed.publish([record(0), record(0, partition=1)])
+        assert len(follower.take(1, 1_000)) == 1
+        feed.publish([record(n, partition=1) for n in range(1, 6)])
+        gap = follower.gap()
+        assert gap is not None
+        assert (gap.before, gap.after, gap.missed, gap.ranges) == ("0:1,1:0", "0:1,1:2", 2, (Range(1, 0, 2),))
+
+    async def test_a_watcher_waits_until_something_comes(self):
+        feed = make_feed()
+        waiting = asyncio.create_task(feed.changed())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        feed.publish([record(7)])
+        await waiting
 
 
-async def test_large_records_are_bounded_by_their_bytes():
-    subscription = Subscription("events.iot")
-    subscription.put([record(i, QUEUE_BYTES // 4) for i in range(10)])
-    records, dropped = await subscription.take()
-    assert (len(records), dropped) == (4, 6)
-    subscription.put([record(10, QUEUE_BYTES * 2)])
-    assert (await subscription.take())[0][0].offset == 10
+class TestPlace:
+    @given(
+        st.dictionaries(st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1), min_size=1, max_size=9),
+    )
+    def test_a_cursor_is_read_as_it_was_written(self, positions):
+        assert parse_cursor(format_cursor(positions)) == positions
+
+    @given(st.text(alphabet="0123456789:, -+", max_size=12))
+    def test_what_is_no_cursor_is_refused_in_words(self, text):
+        try:
+            positions = parse_cursor(text)
+        except CursorError as exc:
+            assert str(exc)  # noqa: PT017
+        else:
+            assert parse_cursor(format_cursor(positions)) == positions
+
+    def test_partitions_that_were_added_are_begun_at_their_beginning(self):
+        assert place({0: 5}, {1: (0, 7), 0: (2, 9)}) == ({0: 5, 1: 0}, None)
+
+    def test_what_retention_took_is_a_gap(self):
+        positions, gap = place({0: 5, 1: 3}, {0: (8, 9), 1: (0, 3)})
+        assert positions == {0: 8, 1: 3}
+        assert gap is not None
+        assert (gap.before, gap.after, gap.missed, gap.reason) == ("0:5,1:3", "0:8,1:3", 3, "expired")
+
+    def test_a_cursor_past_the_end_is_none_of_this_topic(self):
+        assert place({0: 9}, {0: (0, 9)}) == ({0: 9}, None)
+        with pytest.raises(CursorError, match="partition 0 ends at 9, before 10"):
+            place({0: 10}, {0: (0, 9)})
 
 
-async def test_a_watcher_waits_until_something_comes():
-    subscription = Subscription("events.iot")
-    waiting = asyncio.create_task(subscription.take())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    subscription.put([record(7)])
-    assert (await waiting)[0] == [record(7)]
+class TestHub:
+    async def test_a_feed_is_kept_for_who_comes_back_and_then_forgotten(self, monkeypatch):
+        log = MemoryLog(1)
+        hub = Hub(Settings(), log.reader)
+        async with following(hub):
+            async with hub.subscribe(TOPIC) as subscription:
+                log.append(record(0))
+                assert offsets(await subscription.take()) == [0]
+            async with hub.subscribe(TOPIC, {0: 0}) as subscription:
+                assert offsets(await subscription.take()) == [0]
+            assert log.readers == ["hub", "hub-offsets"]
+            monkeypatch.setattr("streams.hub._LINGER_S", 0.0)
+            async with asyncio.timeout(2):
+                while hub._watched:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+        assert hub.watchers == 0
+
+    async def test_one_who_stands_still_holds_up_others_once_and_no_longer_than_the_hub_is_patient(self, monkeypatch):
+        monkeypatch.setattr("streams.hub._PATIENCE_S", 0.05)
+        log = MemoryLog(1)
+        hub = Hub(Settings(stream_queue_events=4), log.reader)
+        async with following(hub), hub.subscribe(TOPIC) as still, hub.subscribe(TOPIC) as reads:
+            # Both are live from their first take on.
+            log.append(record(0))
+            assert offsets(await still.take()) == offsets(await reads.take()) == [0]
+            began = time.monotonic()
+            log.append(*[record(n) for n in range(1, 101)])
+            got: list[int] = []
+            while len(got) < 100:
+                got += offsets(await reads.take())
+            assert got == list(range(1, 101))
+            assert 0.04 < time.monotonic() - began < 1.0
+            assert isinstance(await still.take(), Gap)
+
+    async def test_what_retention_takes_from_before_a_reader_of_history_is_told(self):
+        log = MemoryLog(1, at_once=3)
+        log.append(record(0), None, *[record(n) for n in range(2, 10)], None)
+        hub = Hub(Settings(), log.reader)
+        async with following(hub), hub.subscribe(TOPIC, "earliest") as subscription:
+            # An end of a transaction is no gap.
+            assert offsets(await subscription.take()) == [0, 2]
+            log.expire(0, 7)
+            gap = await subscription.take()
+            assert isinstance(gap, Gap)
+            assert (gap.before, gap.after, gap.missed, gap.reason) == ("0:3", "0:7", 4, "expired")
+            assert offsets(await subscription.take()) == [7, 8, 9]
+            assert subscription.cursor == "0:10"
+
+    async def test_history_waits_for_kafka_and_goes_on(self, monkeypatch):
+        log = MemoryLog(1)
+        log.append(*[record(n) for n in range(5)])
+        hub = Hub(Settings(retry_base_s=0.01, retry_cap_s=0.01), log.reader)
+        async with following(hub), hub.subscribe(TOPIC, "earliest") as subscription:
+            log.fails = KafkaUnavailableError("away")
+            taking = asyncio.create_task(subscription.take())
+            await asyncio.sleep(0.05)
+            assert not taking.done()
+            log.fails = None
+            assert offsets(await taking) == [0, 1, 2, 3, 4]
+
+    async def test_it_ends_while_clients_watch_and_while_nobody_does(self):
+        for watched in (True, False):
+            hub = Hub(Settings(), MemoryLog(1).reader)
+            async with asyncio.timeout(2), following(hub):
+                if watched:
+                    async with hub.subscribe(TOPIC) as subscription:
+                        await hub.stop()
+                        assert await subscription.take() is None
+            with pytest.raises(UnavailableError):
+                async with hub.subscribe(TOPIC):
+                    pass
 
 
 class CountingAdmin(TopicAdmin):

@@ -32,5 +32,16 @@ def test_the_protobuf_event_has_the_same_fields():
 
 def test_the_files_are_made_from_the_classes():
     """Red? Run `make schemas`."""
-    texts = {"event": schemas.EVENT, "aggregated_event": schemas.AGGREGATED_EVENT, "dlq_message": schemas.DLQ_MESSAGE}
+    texts = {
+        "event": schemas.EVENT,
+        "aggregated_event": schemas.AGGREGATED_EVENT,
+        "dlq_message": schemas.DLQ_MESSAGE,
+        "stream_message": schemas.STREAM_MESSAGE,
+    }
     assert rendered() == texts
+
+
+def test_a_live_message_begins_with_its_cursor_in_every_format():
+    """What comes after it is rendered once for all clients."""
+    assert json.loads(schemas.STREAM_MESSAGE)["fields"][0] == {"name": "cursor", "type": "string"}
+    assert event_pb2.StreamMessage.DESCRIPTOR.fields_by_name["cursor"].number == 1
