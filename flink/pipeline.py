@@ -20,7 +20,7 @@ from typing import Final
 
 from flink.security import Options, kafka_properties, registry_options
 from flink.tables import Table, identifier, literal, prefixed
-from streams.domain.naming import AGGREGATES, EVENTS_PREFIX, LATE
+from streams.domain.naming import AGGREGATES, EVENTS_PREFIX, LATE, flink_group
 from streams.domain.windows import MINUTE_MS, TUMBLING_1M, WindowKind
 from streams.schemas import AGGREGATED_EVENT
 from streams.settings import Settings
@@ -64,7 +64,7 @@ def events_table(settings: Settings, kafka: Options, registry: Options) -> Table
     """Every event topic, read by the columns of the envelope (Avro's schema resolution skips the payload)."""
     consumer: Options = {
         **kafka,
-        "group.id": f"{settings.app_id}-flink",
+        "group.id": flink_group(settings.app_id),
         "auto.offset.reset": "earliest",
         # The gateway's and our own transactions may be aborted: their records never were.
         "isolation.level": "read_committed",

@@ -20,7 +20,8 @@ from mode.types import ServiceT
 
 from streams import schemas
 from streams.codecs import AvroCodec
-from streams.domain.naming import AGGREGATES, DLQ, EVENTS_PREFIX, event_topic
+from streams.domain.naming import AGGREGATES, DLQ, EVENTS_PREFIX
+from streams.event_topics import EventTopics
 from streams.hub import Hub
 from streams.kafka.admin import TopicAdmin
 from streams.kafka.batching import Engine, Limits, MemoryStore, Pace, Source, Store, Table
@@ -30,7 +31,8 @@ from streams.publishing import Publisher, TopicCatalog
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.retrying import retrying
 from streams.settings import Settings, load_settings
-from streams.topics import event_topic_spec, event_topics, topic_specs
+from streams.topic_schemas.store import TopicSchemas
+from streams.topics import event_topics, topic_specs
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,13 @@ class Platform(Service):
         self.registry = SchemaRegistry(settings)
         self.loader = SchemaLoader(self.registry, self.codec)
         self.admin = TopicAdmin(settings)
-        self.catalog = TopicCatalog(self.admin, self._create_topic if settings.topic_creation == "auto" else None)
+        self.schemas = TopicSchemas(self.registry, self.codec, max_age_s=settings.schema_max_age_s)
+        self.topics = EventTopics(settings, self.admin, self.schemas)
+        self.catalog = TopicCatalog(
+            self.admin, self.topics.create_for_event if settings.topic_creation == "auto" else None
+        )
         self.producer = EventProducer(settings)
-        self.publisher = Publisher(settings, self.codec, self.loader)
+        self.publisher = Publisher(settings, self.codec, self.loader, self.schemas)
         self.hub = Hub(settings)
         self.dead_letter_schema: int | None = None
         self.before_agents: list[Callable[[], Awaitable[None]]] = []
@@ -89,6 +95,7 @@ class Platform(Service):
         """Close in the opposite order; what is queued is sent first."""
         await self.hub.stop()
         await self.producer.stop()
+        await self.schemas.close()
 
     async def _prepare_topics(self) -> None:
         specs = topic_specs(self.settings)
@@ -101,16 +108,9 @@ class Platform(Service):
     async def _prepare_schemas(self) -> None:
         await self.registry.ensure_compatibility(COMPATIBILITY)
         for topic in event_topics(self.settings):
-            self.publisher.use_schema(await self._register(topic, schemas.EVENT))
+            await self.schemas.prepare(topic)
         await self._register(AGGREGATES, schemas.AGGREGATED_EVENT)
         self.dead_letter_schema = await self._register(DLQ, schemas.DLQ_MESSAGE)
-
-    async def _create_topic(self, name: str) -> None:
-        spec = event_topic_spec(self.settings, name)
-        # The schema first: a topic that exists can be written to by anyone.
-        self.publisher.use_schema(await self._register(event_topic(name), schemas.EVENT))
-        if await self.admin.create([spec]):
-            log.info("created %s for its first event", spec.name)
 
     async def _register(self, topic: str, schema: str) -> int:
         schema_id = await self.registry.register(f"{topic}-value", schema)

@@ -142,6 +142,7 @@ class Intake:
     async def _stored(self, letter: DeadLetter) -> OutgoingRecord:
         """For a record that was an event already, in wire format, when an agent could not take it."""
         topic = await self._catalog.require(api_topic(letter.source_topic))
+        await self._publisher.prepare(topic)
         event = await self._publisher.read(letter.value or b"", Format.AVRO)
         try:
             format_ = Format.of(header(letter.headers, CONTENT_TYPE) or Format.AVRO)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import httpx
 from schema_registry.client import AsyncSchemaRegistryClient
 from schema_registry.client.errors import ClientError
 
 from streams.codecs import AvroCodec, SchemaNeededError
+from streams.domain.envelope_schema import SchemaKind
 from streams.domain.errors import (
     ConfigurationError,
+    FieldError,
     IncompatibleSchemaError,
+    InvalidSchemaError,
     RegistryAccessError,
     RegistryUnavailableError,
     UnknownSchemaError,
@@ -26,7 +32,19 @@ from streams.settings import Settings
 T = TypeVar("T")
 
 _TIMEOUT: Final = httpx.Timeout(5.0)
-_NOT_THIS_SCHEMA: Final = (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+_JAVA_CLASS: Final = re.compile(r"^(?:\w+\.)+\w+: ")
+_LISTED: Final = re.compile(r"list of diff types: \[(.*)\]\s*$", re.DOTALL)
+_REASON: Final = re.compile(r"(.+? at /\S*?)(?:, |$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSchema:
+    """A version of a subject."""
+
+    kind: SchemaKind
+    version: int
+    id: int
+    text: str
 
 
 class SchemaRegistry:
@@ -56,22 +74,71 @@ class SchemaRegistry:
             if await self._client.get_compatibility() != level:
                 await self._client.update_compatibility(level)
 
-    async def register(self, subject: str, schema: str) -> int:
-        """The id of an Avro schema under a subject, registered there if it was not. Raises IncompatibleSchemaError."""
-        async with self._translated(f"register the schema of {subject}"):
-            return await self._client.register(subject, schema)
+    async def register(self, subject: str, schema: str, kind: SchemaKind = SchemaKind.AVRO) -> int:
+        """The id of a schema under a subject, registered there if it was not.
+
+        Raises IncompatibleSchemaError, or InvalidSchemaError where the registry takes the text for no schema.
+        """
+        doing = f"register the schema of {subject}"
+        body = {"schema": schema} if kind is SchemaKind.AVRO else {"schema": schema, "schemaType": kind.value}
+        # Asked for first: where a pipeline registers schemas, this client may have no right to.
+        status, answer = await self._ask("POST", f"subjects/{_quoted(subject)}", doing, body)
+        if status != HTTPStatus.OK:
+            status, answer = await self._ask("POST", f"subjects/{_quoted(subject)}/versions", doing, body)
+        if status == HTTPStatus.CONFLICT:
+            message = _message(answer)
+            raise IncompatibleSchemaError(f"cannot {doing}: {message}", incompatibilities(message))
+        if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+            raise InvalidSchemaError([FieldError("", f"the registry refuses it: {_message(answer)}", "malformed")])
+        return int(self._expected(status, answer, doing)["id"])
 
     async def schema(self, schema_id: int) -> str:
-        """The text of a schema. Raises UnknownSchemaError."""
-        async with self._translated(f"look up schema {schema_id}"):
-            try:
-                found = await self._client.get_by_id(schema_id)
-            except ClientError as exc:
-                # What is left after _check_status: an id that the registry will not even look up.
-                raise UnknownSchemaError(f"the registry refuses schema id {schema_id}: {exc.message}") from exc
-        if found is None:
-            raise UnknownSchemaError(f"the registry has no schema with id {schema_id}")
-        return json.dumps(found.raw_schema)
+        """The text of an Avro schema. Raises UnknownSchemaError."""
+        doing = f"look up schema {schema_id}"
+        status, answer = await self._ask("GET", f"schemas/ids/{schema_id}", doing)
+        if status != HTTPStatus.OK:
+            # 404, or an id that the registry will not even look up.
+            raise UnknownSchemaError(f"the registry has no schema with id {schema_id}: {_message(answer)}")
+        if answer.get("schemaType", SchemaKind.AVRO.value) != SchemaKind.AVRO.value:
+            raise UnknownSchemaError(f"schema {schema_id} is no Avro schema")
+        return str(answer["schema"])
+
+    async def version(self, subject: str, version: int | None = None) -> RegisteredSchema | None:
+        """A version of a subject, without a number the newest; None where there is none."""
+        doing = f"look up the schema of {subject}"
+        path = f"subjects/{_quoted(subject)}/versions/{'latest' if version is None else version}"
+        status, answer = await self._ask("GET", path, doing)
+        if status == HTTPStatus.NOT_FOUND:
+            return None
+        found = self._expected(status, answer, doing)
+        kind = SchemaKind(found.get("schemaType", SchemaKind.AVRO.value))
+        return RegisteredSchema(kind, int(found["version"]), int(found["id"]), str(found["schema"]))
+
+    async def versions(self, subject: str) -> list[int]:
+        """The numbers of a subject's versions, oldest first; none where there is no such subject."""
+        doing = f"list the versions of {subject}"
+        status, answer = await self._ask("GET", f"subjects/{_quoted(subject)}/versions", doing)
+        if status == HTTPStatus.NOT_FOUND:
+            return []
+        return sorted(map(int, self._expected(status, answer, doing)))
+
+    async def subjects(self) -> frozenset[str]:
+        """The names of all subjects."""
+        status, answer = await self._ask("GET", "subjects", "list the subjects")
+        return frozenset(map(str, self._expected(status, answer, "list the subjects")))
+
+    async def _ask(
+        self, method: str, path: str, doing: str, body: dict[str, str] | None = None
+    ) -> tuple[HTTPStatus, Any]:
+        """Status and document of an answer. The library's own methods know no Protobuf, and no reasons."""
+        async with self._translated(doing):
+            response = await self._client.request(f"{self._url}/{path}", method=method, body=body)
+            return HTTPStatus(response.status_code), response.json()
+
+    def _expected(self, status: HTTPStatus, answer: Any, doing: str) -> Any:
+        if status != HTTPStatus.OK:
+            raise RegistryAccessError(f"cannot {doing} at {self._url}: {_message(answer)} ({status})")
+        return answer
 
     @asynccontextmanager
     async def _translated(self, doing: str) -> AsyncIterator[None]:
@@ -86,13 +153,27 @@ class SchemaRegistry:
         except json.JSONDecodeError as exc:
             raise RegistryUnavailableError(f"cannot {doing} at {self._url}: the answer is no registry's") from exc
         except ClientError as exc:
-            detail = f"cannot {doing} at {self._url}: {exc.message} ({exc.http_code})"
-            reasons: Any = exc.server_traceback
-            if isinstance(reasons, dict):
-                detail += f": {reasons.get('message')}"
-            if exc.http_code in _NOT_THIS_SCHEMA:
-                raise IncompatibleSchemaError(detail) from exc
-            raise RegistryAccessError(detail) from exc
+            raise RegistryAccessError(f"cannot {doing} at {self._url}: {exc.message} ({exc.http_code})") from exc
+
+
+def incompatibilities(message: str) -> list[str]:
+    """The reasons in what a registry says to a schema that it refuses, one by one where they can be told apart.
+
+    Apicurio has them in one text: `... list of diff types: [what at /where, what at /where]`, under the name of a
+    Java class. What is written otherwise is one reason.
+    """
+    text = _JAVA_CLASS.sub("", message)
+    listed = _LISTED.search(text)
+    found = [match[1].strip() for match in _REASON.finditer(listed[1])] if listed is not None else []
+    return found or [text]
+
+
+def _message(answer: Any) -> str:
+    return str(answer.get("message", "")) if isinstance(answer, dict) else ""
+
+
+def _quoted(subject: str) -> str:
+    return quote(subject, safe="")
 
 
 class _RefusedError(Exception):

@@ -105,6 +105,8 @@ class Stack:
         config = render_config(processes, self.files, stop_timeout_s=self.local.stop_timeout_s, user=current_user())
         self.files.config.write_text(config, encoding="utf-8")
         env = {
+            # On a laptop an event to a new topic is an experiment, not a mistake; who sets it decides.
+            "STREAMS_TOPIC_CREATION": "auto",
             **os.environ,
             **leftovers.mark(self.run_dir),
             "JAVA_HOME": str(java_home()),

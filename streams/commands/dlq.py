@@ -19,7 +19,6 @@ from mode.worker import exiting
 from rich.console import Console
 from rich.table import Table
 
-from streams import schemas
 from streams.commands.running import plain_errors
 from streams.dead_letters import LetterBrowser, LetterStore, LetterSummary, LetterView, Text
 from streams.domain.errors import PlatformError
@@ -218,9 +217,7 @@ async def _prepare(platform: Platform) -> None:
     """What a worker does at its start, as far as a redrive needs it."""
     await platform.admin.create([redrive_spec(platform.settings)])
     for topic in event_topics(platform.settings):
-        schema_id = await platform.registry.register(f"{topic}-value", schemas.EVENT)
-        platform.codec.add_schema(schema_id, schemas.EVENT)
-        platform.publisher.use_schema(schema_id)
+        await platform.schemas.prepare(topic)
 
 
 def _store(platform: Platform) -> LetterStore:

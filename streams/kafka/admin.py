@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from streams.domain.errors import ConfigurationError, KafkaUnavailableError, PlatformError
+from streams.domain.errors import ConfigurationError, KafkaUnavailableError, PlatformError, TopicExistsError
+from streams.kafka.consumer import Partition, Span
 from streams.kafka.errors import translate_confluent
 from streams.kafka.security import confluent_options
 from streams.settings import Settings
@@ -25,6 +27,8 @@ T = TypeVar("T")
 _TIMEOUT_S: Final = 10.0
 _ATTEMPTS: Final = 20
 _PAUSE_S: Final = 0.25
+_EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,42 @@ class TopicAdmin:
             except _TopicExistsError:
                 continue  # another worker was faster
         return created
+
+    async def spans(self, topics: Mapping[str, int]) -> dict[str, dict[int, Span]]:
+        """The offsets of each partition, given how many partitions each topic has.
+
+        A topic that does not exist any more is left out.
+        """
+        partitions = [Partition(name, number) for name, count in topics.items() for number in range(count)]
+        begins, ends = await asyncio.gather(self._offsets(partitions, _EARLIEST), self._offsets(partitions, _LATEST))
+        found: dict[str, dict[int, Span]] = {}
+        for partition, start in begins.items():
+            if (end := ends.get(partition)) is not None:
+                found.setdefault(partition.topic, {})[partition.partition] = Span(start, end)
+        return found
+
+    async def _offsets(self, partitions: list[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+        asked = {TopicPartition(*partition): spec for partition in partitions}
+        found = {}
+        for partition, done in self._client.list_offsets(asked, request_timeout=_TIMEOUT_S).items() if asked else ():
+            try:
+                answer: Any = await self._result(done, f"look up the offsets of {partition.topic}")
+                found[Partition(partition.topic, partition.partition)] = int(answer.offset)
+            except _NoSuchTopicError:
+                continue  # deleted since it was listed
+        return found
+
+    async def configs(self, topics: Iterable[str]) -> dict[str, dict[str, str]]:
+        """The settings of topics, by their names in Kafka; a topic that does not exist any more is left out."""
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in topics]
+        found = {}
+        for resource, done in self._client.describe_configs(resources).items() if resources else ():
+            try:
+                entries: Mapping[str, Any] = await self._result(done, f"read the configuration of {resource.name}")
+                found[resource.name] = {name: entry.value for name, entry in entries.items()}
+            except _NoSuchTopicError:
+                continue
+        return found
 
     async def ensure_partitions(self, topic: str, partitions: int) -> None:
         """Give an existing topic more partitions where it has fewer than this. Safe beside others who do the same."""
@@ -145,12 +185,21 @@ class _TopicExistsError(PlatformError):
     pass
 
 
+class _NoSuchTopicError(KafkaUnavailableError):
+    """For whoever does not expect it, what passes: a topic that was just created is not everywhere at once."""
+
+
 def _translate(exc: KafkaException, doing: str) -> PlatformError:
     error: KafkaError = exc.args[0]
     detail = f"cannot {doing}: {error.str()}"
     code = error.code()
     if code == KafkaError.TOPIC_ALREADY_EXISTS:
         return _TopicExistsError(detail)
+    if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return _NoSuchTopicError(detail)
+    if code == KafkaError.TOPIC_EXCEPTION:
+        # The name is checked by us: what is left is another topic that differs by `.` and `_` alone.
+        return TopicExistsError(detail)
     if code in (KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS):
         return ConfigurationError(detail)
     # INVALID_REPLICATION_FACTOR is among what may pass: brokers of a cluster that starts come one by one.
