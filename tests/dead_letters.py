@@ -29,7 +29,7 @@ from web.installation import mount
 from web.services import Services
 
 LETTER_SCHEMA = 8
-PARTITIONS = {DLQ: 2, REDRIVES: 1}
+PARTITIONS = {DLQ: 2, REDRIVES: 1, "events.iot": 1}
 BODY = b'{"event_type": "sensor.reading", "timestamp": %d, "device_id": "d1", "value": 1.5}' % NOW_MS
 
 
@@ -90,6 +90,12 @@ class Reader(LogReader):
 
     async def spans(self, partitions: Iterable[Partition]) -> dict[Partition, Span]:
         return {p: Span(0, len(self._log.records[p])) for p in partitions}
+
+    async def offsets_at(self, partitions: Iterable[Partition], timestamp_ms: int) -> dict[Partition, int | None]:
+        return {
+            p: next((r.offset for r in self._log.records[p] if r.timestamp_ms >= timestamp_ms), None)
+            for p in partitions
+        }
 
     async def read(self, spans: Mapping[Partition, Span]) -> AsyncIterator[list[Record]]:
         for partition, span in spans.items():
@@ -183,7 +189,7 @@ async def gateway_on(log: Log, *letters: DeadLetter, **settings: Any) -> AsyncIt
     bury(services, log, *letters)
     application = web.Application()
     metrics = mount(application, services)
-    async with TestClient(Server(application)) as client:
+    async with TestClient(Server(application, services.settings)) as client:
         assert isinstance(services.admin, MemoryAdmin)
         assert isinstance(services.registry, MemoryRegistry)
         assert isinstance(services.producer, MemoryProducer)

@@ -16,16 +16,16 @@ from aiohttp import hdrs, web
 from streams.codecs import AvroCodec
 from streams.dead_letters import LetterBrowser, LetterStore, LetterSummary
 from streams.domain.errors import PlatformError, RedriveRunningError, RedriveSupersededError
-from streams.domain.newest_first import parse_cursor
+from streams.domain.newest_first import CURSOR_PATTERN, parse_cursor
 from streams.domain.redrive import LetterFilter, Place, Tally
 from streams.domain.redrive_log import RedriveLog, Run, RunState
 from streams.domain.validation import parse_timestamp
 from streams.redriving import Intake, Look, Order, Redrive, Redriver, Sample
 from web.body import read_body
-from web.errors import InvalidRequestError, InvalidTokenError
-from web.parameters import Parameters
+from web.claims import CLAIMS
+from web.errors import InvalidRequestError, InvalidTokenError, NotFoundError
+from web.parameters import TIME_NUMBER, TIME_TEXT, Parameters, integer, parsed, text, time_ms
 from web.services import Services
-from web.websocket import CLAIMS
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,27 @@ _STOP_S: Final = 8.0
 """How long a run that is told to stop has for the transaction that is under way."""
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
+REASON: Final = text("reason", "codes, separated by commas")
+SOURCE_TOPIC: Final = text("source_topic", "the Kafka topic that the record was read from")
+EVENT_TOPIC: Final = text("event_topic", "the topic that the event was for")
+FROM: Final = time_ms("from", "written at this time or later")
+TO: Final = time_ms("to", "written before this time")
+LIMIT: Final = integer("limit", "at most so many letters", default=DEFAULT_LIMIT, least=1, most=MAX_LIMIT)
+BEFORE: Final = parsed(
+    "before",
+    "the cursor `before` of the page that was newer",
+    parse_cursor,
+    "invalid_cursor",
+    {"type": "string", "pattern": f"^{CURSOR_PATTERN}$"},
+)
+PAGE_QUERY: Final = (REASON, SOURCE_TOPIC, EVENT_TOPIC, FROM, TO, LIMIT, BEFORE)
+
 T = TypeVar("T")
+_Time = (
+    Annotated[int, msgspec.Meta(extra_json_schema=TIME_NUMBER)]
+    | Annotated[str, msgspec.Meta(extra_json_schema=TIME_TEXT)]
+    | None
+)
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _Reasons = Annotated[frozenset[_Name], msgspec.Meta(max_length=100)]
 _Places = Annotated[
@@ -56,9 +76,9 @@ class FilterBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     reasons: _Reasons = frozenset()
     source_topic: _Name | None = None
     event_topic: _Name | None = None
-    from_: int | str | None = msgspec.field(name="from", default=None)
+    from_: _Time = msgspec.field(name="from", default=None)
     """RFC 3339 or epoch milliseconds, as `to`."""
-    to: int | str | None = None
+    to: _Time = None
     letters: _Places = frozenset()
     """As `partition@offset`."""
 
@@ -142,19 +162,17 @@ class DeadLetters:
 
     async def page(self, request: web.Request) -> web.Response:
         """GET /dlq: dead letters, newest first."""
-        parameters = Parameters(
-            request.query, ("reason", "source_topic", "event_topic", "from", "to", "limit", "before")
-        )
-        reasons = (parameters.text("reason") or "").split(",")
+        parameters = Parameters(request.query, PAGE_QUERY)
+        reasons = (parameters.read(REASON) or "").split(",")
         wanted = LetterFilter(
             frozenset(filter(None, reasons)),
-            parameters.text("source_topic"),
-            parameters.text("event_topic"),
-            parameters.time_ms("from"),
-            parameters.time_ms("to"),
+            parameters.read(SOURCE_TOPIC),
+            parameters.read(EVENT_TOPIC),
+            parameters.read(FROM),
+            parameters.read(TO),
         )
-        limit = parameters.integer("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
-        before = parameters.parsed("before", parse_cursor, "invalid_cursor")
+        limit = parameters.read(LIMIT)
+        before = parameters.read(BEFORE)
         parameters.check()
         self._services.require_started()
         found = await self._browser.page(wanted, limit, before)
@@ -164,11 +182,11 @@ class DeadLetters:
         """GET /dlq/{partition}/{offset}: one dead letter in full."""
         partition, offset = request.match_info["partition"], request.match_info["offset"]
         if not (_NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset)):
-            raise web.HTTPNotFound
+            raise NotFoundError
         self._services.require_started()
         view = await self._browser.view(Place(int(partition), int(offset)))
         if view is None:
-            raise web.HTTPNotFound
+            raise NotFoundError
         return _json(view)
 
     async def redrive(self, request: web.Request) -> web.Response:
@@ -216,7 +234,7 @@ class DeadLetters:
         if run is None and here is not None:
             run = here.described()
         if run is None:
-            raise web.HTTPNotFound
+            raise NotFoundError
         letters = [str(place) for place in known.letters_of(run_id)[:MAX_SHOWN]]
         return _json(RunAnswer(run, here is not None and here.is_running, letters))
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 KAFKA_TTL_S: Final = 2.0
 REGISTRY_TTL_S: Final = 5.0
 TIMEOUT_S: Final = 1.0
+PATIENCE_S: Final = 5.0
+"""How long the producer or the live streams may be in trouble that they get out of by themselves."""
 
 
 class Probe:
@@ -81,6 +83,24 @@ class Probe:
             self._asking = None
 
 
+class Lasting:
+    """Tells a trouble only once it has lasted, as far as it was looked at."""
+
+    def __init__(self, patience_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience_s = patience_s
+        self._clock = clock
+        self._since: float | None = None
+
+    def failure(self, trouble: str | None) -> str | None:
+        """The trouble, if there has been one for long enough; None otherwise."""
+        if trouble is None:
+            self._since = None
+            return None
+        if self._since is None:
+            self._since = self._clock()
+        return trouble if self._clock() - self._since >= self._patience_s else None
+
+
 class Check(msgspec.Struct, omit_defaults=True):
     """One thing that the worker needs."""
 
@@ -102,6 +122,7 @@ class Health:
         self._services = services
         self._kafka = Probe("Kafka", services.admin.ping, ttl_s=KAFKA_TTL_S)
         self._registry = Probe("the schema registry", services.registry.ping, ttl_s=REGISTRY_TTL_S)
+        self._producer, self._live = Lasting(PATIENCE_S), Lasting(PATIENCE_S)
         self._was_ready: bool | None = None
 
     async def live(self, _: web.Request) -> web.Response:
@@ -130,6 +151,8 @@ class Health:
             "startup": None if waiting is None else f"waits for {waiting}",
             "kafka": kafka,
             "registry": registry,
+            "producer": self._producer.failure(self._services.producer.trouble),
+            "live": self._live.failure(self._services.hub.trouble),
             "tables": "not started" if waiting is not None else self._services.tables_waiting(),
             "agents": self._stalled(),
         }

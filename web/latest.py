@@ -1,153 +1,99 @@
-"""The newest records of a topic, read backwards from the end of its log, so that every worker answers alike."""
+"""The log of an event topic, as questions are asked of it: its newest records, and one by its place.
+
+It is read from Kafka itself, so every worker answers alike.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Mapping
 
-from streams.domain.errors import PlatformError
-from streams.kafka.consumer import LogReader, Partition, Record, Span
-
-MAX_SCANNED: Final = 20_000
-"""How many offsets one question may look at."""
-MAX_SCANNED_BYTES: Final = 33_554_432
-_FIRST_WIDTH: Final = 64
-_GROWTH: Final = 4
+from streams.domain.naming import api_topic
+from streams.domain.newest_first import Found, NewestFirst, Page
+from streams.domain.partitioning import partition_for
+from streams.kafka.consumer import Partition, Record, Span
+from streams.kafka.reader_pool import ReaderPool
+from web.errors import UnknownOffsetError
+from web.records import RecordFilter
 
 
-class Latest(NamedTuple):
-    """The newest matching records, newest first."""
+class EventLog:
+    """Reads event topics for people and programs, by a few readers that all questions share."""
 
-    records: list[Record]
-    truncated: bool
-    """Whether older records that match may have been left out since too much had been looked at."""
+    def __init__(self, readers: ReaderPool) -> None:
+        self._readers = readers
 
-
-class BackwardScan:
-    """Decides what to read next: in each partition a window before the last one, four times as wide.
-
-    A partition is done at its beginning, or once it has reached back beyond the oldest record that is wanted;
-    that takes Kafka's timestamps to run forward within a partition, as they do unless producers set them.
-    """
-
-    def __init__(
+    async def newest(
         self,
-        spans: Mapping[Partition, Span],
+        topic: str,
         limit: int,
-        matches: Callable[[Record], bool],
+        wanted: RecordFilter,
         *,
-        max_scanned: int = MAX_SCANNED,
-        max_bytes: int = MAX_SCANNED_BYTES,
-    ) -> None:
-        self._starts = {partition: span.start for partition, span in spans.items()}
-        self._low = {partition: span.end for partition, span in spans.items()}
-        self._reached: dict[Partition, int] = {}
-        self._limit = limit
-        self._matches = matches
-        self._budget = max_scanned
-        self._bytes_budget = max_bytes
-        self._width = min(_FIRST_WIDTH, -(-limit // max(1, len(spans))))
-        self._found: list[Record] = []
-        self._seen = self._seen_bytes = 0
+        since_ms: int | None = None,
+        before: Mapping[int, int] | None = None,
+        within_s: float = float("inf"),
+    ) -> Page[Record]:
+        """The newest `limit` records of a Kafka topic that pass, stored at `since_ms` or later, newest first.
 
-    def next_windows(self) -> dict[Partition, Span]:
-        """The offsets to read now; none when the scan is over."""
-        windows: dict[Partition, Span] = {}
-        wanted = self._open()
-        width = self._width
-        if self._seen:
-            # So that large records end the scan before they fill the memory.
-            affordable = (self._bytes_budget - self._seen_bytes) * self._seen // max(1, self._seen_bytes)
-            width = min(width, affordable // max(1, len(wanted)))
-        for partition in wanted:
-            high = self._low[partition]
-            low = max(self._starts[partition], high - min(width, self._budget))
-            if low < high:
-                windows[partition] = Span(low, high)
-                self._low[partition] = low
-                self._budget -= high - low
-        self._width *= _GROWTH
-        return windows
+        `before` is where the page begins, by partition. Of a key, only the partition is read that Kafka gives it now.
+        After `within_s` seconds the page ends with what was found; it comes on by one look at each partition at least.
+        Raises UnknownTopicError, OverloadedError or Kafka's errors.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + within_s
+        async with self._readers.reader() as reader:
+            partitions = await reader.partitions([topic])
+            if wanted.key is not None:
+                own = partition_for(wanted.key, len(partitions))
+                partitions = [each for each in partitions if each.partition == own]
+            spans = await reader.spans(partitions)
+            if since_ms is not None:
+                spans = _since(spans, await reader.offsets_at(partitions, since_ms))
+            page = NewestFirst[Record]({p.partition: (*span,) for p, span in spans.items()}, limit, before=before)
+            while windows := page.windows():
+                async for records in reader.read({Partition(topic, p): Span(*span) for p, span in windows.items()}):
+                    page.looked_at(len(records), sum(len(record.value or b"") for record in records))
+                    page.add(
+                        records[0].partition,
+                        [
+                            Found(record.offset, record.timestamp_ms, record)
+                            for record in records
+                            # A clock of a producer may have gone backwards behind the first offset of that time.
+                            if (since_ms is None or record.timestamp_ms >= since_ms) and wanted.matches(record)
+                        ],
+                    )
+                    await asyncio.sleep(0)
+                if clock() >= deadline:
+                    break
+            return page.page()
 
-    def add(self, records: list[Record]) -> None:
-        """Records of the windows, in any order."""
-        for record in records:
-            partition = Partition(record.topic, record.partition)
-            self._reached[partition] = min(record.timestamp_ms, self._reached.get(partition, record.timestamp_ms))
-            self._seen += 1
-            self._seen_bytes += len(record.value or b"")
-            if self._matches(record):
-                self._found.append(record)
+    async def at(self, topic: str, partition: int, offset: int) -> Record:
+        """The record at a place of a Kafka topic.
 
-    def result(self) -> Latest:
-        """What was found. Call it when there are no more windows."""
-        self._sort()
-        return Latest(self._found, bool(self._open()))
-
-    def _open(self) -> list[Partition]:
-        self._sort()
-        oldest = self._found[-1].timestamp_ms if len(self._found) == self._limit else None
-        return [
-            partition
-            for partition, low in self._low.items()
-            if low > self._starts[partition]
-            and (oldest is None or partition not in self._reached or self._reached[partition] >= oldest)
-        ]
-
-    def _sort(self) -> None:
-        self._found.sort(key=lambda r: (-r.timestamp_ms, -r.offset, r.partition))
-        del self._found[self._limit :]
+        Raises UnknownOffsetError where there is none, UnknownTopicError, OverloadedError or Kafka's errors.
+        """
+        place = Partition(topic, partition)
+        name = f"partition {partition} of {api_topic(topic)}"
+        async with self._readers.reader() as reader:
+            partitions = await reader.partitions([topic])
+            if place not in partitions:
+                raise UnknownOffsetError(f"there is no {name}; there are {len(partitions)}, counted from 0")
+            span = (await reader.spans([place]))[place]
+            if not span.start <= offset < span.end:
+                there = f"holds offsets {span.start} to {span.end - 1}" if span.start < span.end else "is empty"
+                raise UnknownOffsetError(f"{name} {there}, not {offset}")
+            found = [r async for rs in reader.read({place: Span(offset, offset + 1)}) for r in rs]
+        if not found:
+            raise UnknownOffsetError(
+                f"offset {offset} in {name} holds no event: a transaction's mark, or an aborted one's"
+            )
+        return found[0]
 
 
-class LatestEvents:
-    """Answers one question after the other, by one reader a worker, connected when the first one comes."""
-
-    def __init__(self, open_reader: Callable[[], LogReader]) -> None:
-        self._open_reader = open_reader
-        self._reader: LogReader | None = None
-        self._lock = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
-
-    async def newest(self, topic: str, limit: int, matches: Callable[[Record], bool]) -> Latest:
-        """The newest `limit` records of a Kafka topic that match. Raises UnknownTopicError or Kafka's errors."""
-        async with self._lock:
-            reader = await self._started()
-            try:
-                scan = BackwardScan(await reader.spans(await reader.partitions([topic])), limit, matches)
-                while windows := scan.next_windows():
-                    async for records in reader.read(windows):
-                        scan.add(records)
-            except BaseException:
-                # Given up halfway, by an error or by the request's deadline: its state is anybody's guess.
-                self._discard(reader)
-                raise
-            return scan.result()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._reader is not None:
-            self._discard(self._reader)
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=5)
-
-    async def _started(self) -> LogReader:
-        if self._reader is None:
-            reader = self._open_reader()
-            await reader.start()
-            self._reader = reader
-        return self._reader
-
-    def _discard(self, reader: LogReader) -> None:
-        self._reader = None
-        # Beside the request, whose deadline has no time left for it.
-        task = asyncio.get_running_loop().create_task(_stop(reader))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-
-async def _stop(reader: LogReader) -> None:
-    try:
-        await reader.stop()
-    except PlatformError:
-        return  # it is given up because Kafka is away: that it cannot say goodbye is no news
+def _since(spans: Mapping[Partition, Span], first: Mapping[Partition, int | None]) -> dict[Partition, Span]:
+    """What is left of the spans from these offsets on; nothing where there is none."""
+    narrowed = {}
+    for partition, (start, end) in spans.items():
+        at = first[partition]
+        narrowed[partition] = Span(end if at is None else max(start, min(at, end)), end)
+    return narrowed

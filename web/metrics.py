@@ -14,9 +14,9 @@ from typing import Final
 
 from aioprometheus.collectors import Collector, Counter, Gauge, Histogram, Registry
 from aioprometheus.formats import text
-from aioprometheus.histogram import Histogram as Buckets
 
 from streams.domain.errors import InvalidEventError, PlatformError
+from web.producer_metrics import cumulated
 
 CONTENT_TYPE: Final = text.TEXT_CONTENT_TYPE
 UNKNOWN_TOPIC: Final = "unknown"
@@ -44,9 +44,12 @@ class Metrics:
         self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self._durations: defaultdict[tuple[str, str], _Durations] = defaultdict(_Durations)
         self._events: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._event_bytes: defaultdict[str, int] = defaultdict(int)
         self._violations: defaultdict[str, int] = defaultdict(int)
         self._clients: defaultdict[str, int] = defaultdict(int)
         self._sent: defaultdict[str, int] = defaultdict(int)
+        self._sent_bytes: defaultdict[str, int] = defaultdict(int)
+        self._gaps: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._missed: defaultdict[str, int] = defaultdict(int)
 
     def request(self, method: str, route: str, status: int, seconds: float | None) -> None:
@@ -59,9 +62,10 @@ class Metrics:
             durations.counts[bisect_left(DURATION_BOUNDS_S, seconds)] += 1
             durations.total_s += seconds
 
-    def accepted(self, topic: str) -> None:
-        """An event was acknowledged by Kafka."""
-        self._events[topic, ACCEPTED] += 1
+    def accepted(self, topic: str, events: int = 1, size: int = 0) -> None:
+        """So many events were acknowledged by Kafka; `size` is what they had as they were received, bytes."""
+        self._events[topic, ACCEPTED] += events
+        self._event_bytes[topic] += size
 
     def refused(self, topic: str | None, error: PlatformError) -> None:
         """An event was not taken; the topic is None unless it is known to exist."""
@@ -74,15 +78,17 @@ class Metrics:
         """A WebSocket client came (+1) or went (-1)."""
         self._clients[topic] += change
 
-    def sent(self, topic: str, messages: int) -> None:
-        """So many events were sent to a WebSocket client."""
+    def sent(self, topic: str, messages: int, size: int) -> None:
+        """So many events were sent to a WebSocket client, in so many bytes."""
         self._sent[topic] += messages
+        self._sent_bytes[topic] += size
 
-    def missed(self, topic: str, events: int) -> None:
-        """A WebSocket client was told of a gap of so many events."""
-        self._missed[topic] += events
+    def gap(self, topic: str, reason: str, missed: int) -> None:
+        """A WebSocket client has lost so many events."""
+        self._gaps[topic, reason] += 1
+        self._missed[topic] += missed
 
-    def render(self, events_in_flight: int, add: Callable[[Registry], None] | None = None) -> bytes:
+    def render(self, add: Callable[[Registry], None] | None = None) -> bytes:
         """Everything in Prometheus' text format, version 0.0.4; `add` puts in what others count."""
         registry = Registry()
         _fill(
@@ -102,9 +108,9 @@ class Metrics:
             self._events.values(),
         )
         _fill(
-            Gauge("streams_events_in_flight", "Events sent to Kafka and not acknowledged.", registry=registry),
-            [{}],
-            [events_in_flight],
+            Counter("streams_event_bytes_total", "Bytes of accepted events, as they were received.", registry=registry),
+            ({"topic": topic} for topic in self._event_bytes),
+            self._event_bytes.values(),
         )
         _fill(
             Counter("streams_validation_failures_total", "Broken rules, by their code.", registry=registry),
@@ -118,11 +124,20 @@ class Metrics:
                 self._sent,
             ),
             (
-                Counter("streams_websocket_events_missed_total", "Events that slow clients lost.", registry=registry),
+                Counter("streams_websocket_sent_bytes_total", "Bytes of these events' frames.", registry=registry),
+                self._sent_bytes,
+            ),
+            (
+                Counter("streams_websocket_events_missed_total", "Events that clients have lost.", registry=registry),
                 self._missed,
             ),
         ):
             _fill(collector, ({"topic": topic} for topic in counts), counts.values())
+        _fill(
+            Counter("streams_websocket_gaps_total", "Gaps of clients, by their reason.", registry=registry),
+            ({"topic": topic, "reason": reason} for topic, reason in self._gaps),
+            self._gaps.values(),
+        )
         if add is not None:
             add(registry)
         return bytes(text.TextFormatter().marshall(registry))
@@ -141,11 +156,4 @@ def _durations(registry: Registry, durations: dict[tuple[str, str], _Durations])
         buckets=DURATION_BOUNDS_S,
     )
     for (method, route), seen in durations.items():
-        buckets = Buckets(*DURATION_BOUNDS_S)
-        cumulative = 0
-        for bound, count in zip(list(buckets.buckets), seen.counts, strict=True):
-            cumulative += count
-            buckets.buckets[bound] = cumulative
-        buckets.observations = cumulative
-        buckets.sum = seen.total_s
-        histogram.set_value({"method": method, "route": route}, buckets)
+        histogram.set_value({"method": method, "route": route}, cumulated(DURATION_BOUNDS_S, seen.counts, seen.total_s))

@@ -1,9 +1,12 @@
-"""Which of two forms a client prefers (RFC 9110, section 12.5.1)."""
+"""Which form of an answer a client prefers (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
+
+from web.errors import NotAcceptableError
 
 HTML: Final = "text/html"
 JSON: Final = "application/json"
@@ -16,6 +19,18 @@ def prefers_html(accept: str | None) -> bool:
     """Whether HTML is wanted more than JSON, which is the answer where both are as good, or neither is wanted."""
     ranges = _ranges(accept or "*/*")
     return _quality(ranges, HTML) > _quality(ranges, JSON)
+
+
+def negotiate(accept: str | None, offered: Sequence[str]) -> str:
+    """The media type that is preferred among those offered; the first of them where several are as good.
+
+    Raises NotAcceptableError where none is wanted.
+    """
+    ranges = _ranges(accept or "*/*")
+    best = max(offered, key=lambda type_: _quality(ranges, type_))
+    if _quality(ranges, best) == 0:
+        raise NotAcceptableError(offered)
+    return best
 
 
 def _ranges(accept: str) -> dict[str, float]:

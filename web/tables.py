@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +12,17 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from aiohttp import hdrs, web
 
-from streams.domain.errors import KafkaUnavailableError, PlatformError, UnavailableError
+from streams.domain.errors import PlatformError, UnavailableError
 from streams.kafka.batching import PartitionStatus, Source, Store, Table
 from tables.browsing import cursor, page, parse_cursor
 from tables.here import Snapshot, TableView, inputs_of, is_trusted
-from tables.routing import by_owner, count_partitions, elsewhere, plan
+from tables.routing import elsewhere, plan
 from web import pages
 from web.errors import InvalidRequestError, UnknownKeyError, UnknownTableError
 from web.markup import Html
 from web.negotiation import prefers_html
-from web.parameters import Parameters
+from web.parameters import Parameters, integer, parsed
+from web.placement import RETRY_AFTER_S, Placement, check_held, not_ready
 from web.problems import problem
 from web.services import Services
 from web.table_answers import (
@@ -35,17 +35,35 @@ from web.table_answers import (
     WorkerAnswer,
     partitions,
 )
-from web.workers import ROUTED, TABLES_PATH, RoutedAnswer, RowAnswer, Workers
+from web.workers import ROUTED, TABLES_PATH, RoutedAnswer, RowAnswer, Workers, key_path
 
 MAX_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
-RETRY_AFTER_S: Final = 2.0
 
 _MAX_PREFIX: Final = 512
-_COUNTS_TTL_S: Final = 2.0
-_COUNTS_TIMEOUT_S: Final = 1.0
 _WORKER_SHARE: Final = 0.4
 """How much of the request's deadline another worker has: two may be asked, one after the other."""
+
+
+def _prefix(text: str) -> str:
+    # An empty one, as a form sends it, is none.
+    if len(text) > _MAX_PREFIX:
+        raise ValueError(f"expected at most {_MAX_PREFIX} characters")
+    return text
+
+
+PREFIX: Final = parsed(
+    "prefix", "keys that begin with it", _prefix, "invalid_length", {"type": "string", "maxLength": _MAX_PREFIX}
+)
+LIMIT: Final = integer("limit", "at most so many keys", default=DEFAULT_LIMIT, least=1, most=MAX_LIMIT)
+AFTER: Final = parsed(
+    "after",
+    "the cursor `after` of the page before",
+    parse_cursor,
+    "invalid_cursor",
+    {"type": "string", "format": "cursor"},
+)
+BROWSE_QUERY: Final = (PREFIX, LIMIT, AFTER)
 
 Answer = msgspec.Struct
 Made = tuple[Answer, Callable[[], Html]]
@@ -61,8 +79,7 @@ class Tables:
         self._workers = Workers(services.settings.request_deadline_s * _WORKER_SHARE)
         # One: however many pages are asked for, one at a time takes the interpreter and the memory for it.
         self._thread = ThreadPoolExecutor(1, "tables")
-        self._counts: Mapping[str, int] = {}
-        self._counted_at = float("-inf")
+        self._placement = Placement(self._view)
 
     async def overview(self, request: web.Request) -> web.Response:
         """GET /tables: every table, what this worker has of it, and who has the rest."""
@@ -80,10 +97,10 @@ class Tables:
         """GET /tables/{table}: the keys that this worker has, in order."""
 
         async def make() -> Made:
-            parameters = Parameters(request.query, ("prefix", "limit", "after"))
-            prefix = parameters.parsed("prefix", _prefix, "invalid_length") or ""
-            limit = parameters.integer("limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
-            after = parameters.parsed("after", parse_cursor, "invalid_cursor")
+            parameters = Parameters(request.query, BROWSE_QUERY)
+            prefix = parameters.read(PREFIX) or ""
+            limit = parameters.read(LIMIT)
+            after = parameters.read(AFTER)
             parameters.check()
             table = self._table(request)
             parts = self._all_parts(table)
@@ -146,7 +163,7 @@ class Tables:
         """The parts of a table that are ours. Raises UnavailableError where one is not complete: half a truth."""
         now = self._view.now()
         if (reason := now.not_ready(table)) is not None:
-            raise UnavailableError(f"the table is not ready: {reason}", retry_after_s=RETRY_AFTER_S)
+            raise not_ready(reason)
         return now.held(table)
 
     def _describe(self, table: Table[Any], now: Snapshot) -> TableAnswer:
@@ -180,8 +197,7 @@ class Tables:
 
         Raises UnavailableError where somebody cannot be asked now.
         """
-        counts = count_partitions(await self._partition_counts(), self._view.owners())
-        first, everywhere = plan(inputs_of(table), key, counts)
+        first, everywhere = plan(inputs_of(table), key, await self._placement.partitions())
         if first is not None:
             if rows := await self._ask(table, key, {first}, authorization):
                 return rows
@@ -192,38 +208,18 @@ class Tables:
         self, table: Table[Any], key: str, sources: AbstractSet[Source], authorization: str
     ) -> list[RowAnswer]:
         now = self._view.now()
-        held = now.held(table)
-        here = {source: held[source] for source in sources if source in held}
-        others, nobody = by_owner(sources - here.keys(), self._view.owners(), self._view.url)
-        if nobody:
-            reason = now.not_ready(table) or f"no worker has {min(nobody)} yet"
-            raise UnavailableError(f"the key cannot be looked up: {reason}", retry_after_s=RETRY_AFTER_S)
-        rows = self._rows(table, key, here)
+        here, others = self._placement.shares(table, sources, now)
+        rows = self._rows(table, key, {source: table.parts[source] for source in here})
+        path = key_path(table.name, key)
         answers = await asyncio.gather(
-            *(self._workers.ask(url, table.name, key, authorization) for url in others), return_exceptions=True
+            *(self._workers.ask(url, path, authorization, RoutedAnswer) for url in others), return_exceptions=True
         )
         for wanted, answer in zip(others.values(), answers, strict=True):
             if isinstance(answer, BaseException):
                 raise answer
-            if missing := wanted - set(answer.held):
-                # It was given away, or is being restored there: that nothing was found of it says nothing.
-                raise UnavailableError(
-                    f"the key cannot be looked up: {min(missing)} is not ready", retry_after_s=RETRY_AFTER_S
-                )
+            check_held(wanted, set(answer.held))
             rows.extend(row for row in answer.rows if row.source in wanted)
         return rows
-
-    async def _partition_counts(self) -> Mapping[str, int]:
-        """How many partitions topics have, asked of Kafka once in a while; what was known, while it is away."""
-        if time.monotonic() - self._counted_at >= _COUNTS_TTL_S:
-            try:
-                async with asyncio.timeout(_COUNTS_TIMEOUT_S):
-                    self._counts = await self._view.partitions()
-            except (UnavailableError, TimeoutError) as exc:
-                if not self._counts:
-                    raise KafkaUnavailableError("Kafka did not say in time which partitions there are") from exc
-            self._counted_at = time.monotonic()
-        return self._counts
 
 
 def _part(status: PartitionStatus, held: Mapping[Source, Store[Any]]) -> PartAnswer:
@@ -236,13 +232,6 @@ def _part(status: PartitionStatus, held: Mapping[Source, Store[Any]]) -> PartAns
         0 if store is not None else status.restoring,
         status.committed if is_trusted(status) else None,
     )
-
-
-def _prefix(text: str) -> str:
-    # An empty one, as a form sends it, is none.
-    if len(text) > _MAX_PREFIX:
-        raise ValueError(f"expected at most {_MAX_PREFIX} characters")
-    return text
 
 
 def _key(request: web.Request) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -12,6 +12,8 @@ from yarl import URL
 
 from streams.kafka.batching import Source
 from web.errors import WorkerFailedError, WorkerUnavailableError
+
+T = TypeVar("T")
 
 TABLES_PATH: Final = "/api/v1/tables"
 ROUTED: Final = "X-Streams-Routed"
@@ -59,8 +61,11 @@ class Workers:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, url: str, table: str, key: str, authorization: str) -> RoutedAnswer:
-        """The rows of a key that a worker has. Raises WorkerUnavailableError or WorkerFailedError."""
+    async def ask(self, url: str, path: str, authorization: str, answer: type[T]) -> T:
+        """What the worker with this URL has at a path, quoted and with its query.
+
+        Raises WorkerUnavailableError or WorkerFailedError.
+        """
         if self._session is None:
             # Cookies and proxies have no part in this: a worker is told what the caller told us, and no more.
             self._session = aiohttp.ClientSession(
@@ -68,7 +73,7 @@ class Workers:
             )
         try:
             async with self._session.get(
-                URL(url.rstrip("/") + key_path(table, key), encoded=True),
+                URL(url.rstrip("/") + path, encoded=True),
                 headers={
                     hdrs.AUTHORIZATION: authorization,
                     hdrs.ACCEPT: "application/json",
@@ -82,7 +87,7 @@ class Workers:
                     raise WorkerUnavailableError(f"{url} answers {response.status}")
                 if response.status != 200:
                     raise WorkerFailedError(f"{url} answers {response.status}")
-                return msgspec.json.decode(await _read(response), type=RoutedAnswer)
+                return msgspec.json.decode(await _read(response), type=answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise WorkerUnavailableError(f"{url}: {exc!r}") from exc
         except (msgspec.MsgspecError, ValueError) as exc:

@@ -17,7 +17,8 @@ MAX_SCANNED: Final = 20_000
 MAX_SCANNED_BYTES: Final = 33_554_432
 _FIRST_WIDTH: Final = 64
 _GROWTH: Final = 4
-_CURSOR = re.compile(r"[0-9]{1,10}:[0-9]{1,18}(,[0-9]{1,10}:[0-9]{1,18})*", re.ASCII)
+CURSOR_PATTERN: Final = r"[0-9]{1,10}:[0-9]{1,18}(,[0-9]{1,10}:[0-9]{1,18})*"
+_CURSOR = re.compile(CURSOR_PATTERN, re.ASCII)
 
 
 class Found(NamedTuple, Generic[T]):
@@ -70,7 +71,7 @@ class NewestFirst(Generic[T]):
         self._budget = max(max_scanned, len(spans))
         self._bytes_budget = max_bytes
         self._width = min(_FIRST_WIDTH, limit)
-        self._seen = self._seen_bytes = 0
+        self._seen = self._seen_bytes = self._matched = 0
         self._items: list[T] = []
 
     def windows(self) -> dict[int, tuple[int, int]]:
@@ -85,7 +86,9 @@ class NewestFirst(Generic[T]):
         if self._seen:
             # So that large records end the page before they fill the memory.
             affordable = (self._bytes_budget - self._seen_bytes) * self._seen // max(1, self._seen_bytes)
-            width = max(1, min(width, affordable // max(1, len(hungry))))
+            # Nor more than would fill the page if it were all of one partition, going by what was found so far.
+            needed = -(-(self._limit - len(self._items)) * self._seen // max(1, self._matched))
+            width = max(1, min(width, needed, affordable // max(1, len(hungry))))
         windows = {}
         for partition in hungry:
             high = self._low[partition]
@@ -107,6 +110,7 @@ class NewestFirst(Generic[T]):
         waiting = self._waiting[partition]
         waiting.extend(found)
         waiting.sort(key=lambda one: one.offset)
+        self._matched += len(found)
 
     def page(self) -> Page[T]:
         """The page. Call it when there are no more windows."""

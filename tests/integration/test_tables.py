@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import pytest
 from yarl import URL
 
-from tests.platform import Worker, eventually
-from tests.stack import free_ports
+from tests.platform import eventually, two_workers
 from web.workers import key_path
 
 COUNT = 500
-
-
-@contextmanager
-def two_workers(directory: Path, **settings: object) -> Iterator[tuple[Worker, Worker]]:
-    """Two workers of one app, which take each other's tokens."""
-    secret, app_id = secrets.token_hex(32), f"test-{secrets.token_hex(4)}"
-    workers = []
-    try:
-        for name in ("a", "b"):
-            (directory / name).mkdir()
-            [port] = free_ports(1)
-            url = f"http://127.0.0.1:{port}"
-            worker = Worker(directory / name, jwt_secret=secret, app_id=app_id, web_port=port, web_url=url, **settings)
-            worker.port = port
-            worker.secret = secret
-            worker.launch()
-            workers.append(worker)
-        for worker in workers:
-            worker.wait()
-        yield workers[0], workers[1]
-    finally:
-        for worker in workers:
-            worker.stop()
 
 
 async def read(client: aiohttp.ClientSession, path: str) -> tuple[int, Any]:

@@ -1,68 +1,105 @@
-"""Reading backwards finds what sorting the whole log would."""
+"""Reading a topic backwards, page by page, finds what sorting the whole log would."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.domain.newest_first import parse_cursor
+from streams.domain.partitioning import partition_for
 from streams.kafka.consumer import Partition, Record, Span
-from web.latest import BackwardScan
+from streams.kafka.reader_pool import ReaderPool
+from tests.web_gateway import MemoryReader
+from web.latest import EventLog
+from web.records import RecordFilter
+
+TOPIC = "events.iot"
+KEYS = [b"a", b"b", b"c", b"d", b"e"]
 
 
-def make_log(seed: int) -> dict[Partition, tuple[Span, list[Record]]]:
-    """Partitions whose timestamps run forward, with offsets that markers have taken, and a beginning that retention cut.
+class Log(MemoryReader):
+    """A log whose partitions begin anywhere, and have offsets without a record."""
+
+    def __init__(self, spans, records):
+        super().__init__(records)
+        self._spans = spans
+
+    async def partitions(self, topics):
+        return list(self._spans)
+
+    async def spans(self, partitions):
+        return {partition: self._spans[partition] for partition in partitions}
+
+
+def make_log(seed: int) -> Log:
+    """Keys are where Kafka puts them, timestamps run forward, markers have taken offsets, retention has cut the beginning.
 
     From a seed, not drawn record by record: what counts is many long logs, not the shortest one that fails.
     """
     rng = random.Random(seed)
-    partitions = {}
-    for number in range(rng.randint(1, 3)):
+    count = rng.randint(1, 4)
+    by_partition = {n: [key for key in KEYS if partition_for(key, count) == n] for n in range(count)}
+    spans, all_records = {}, []
+    for number, keys in by_partition.items():
         start = rng.randint(0, 5)
-        offset, timestamp, records = start, rng.randint(0, 20), []
+        offset, timestamp = start, rng.randint(0, 20)
         # A partition may be quiet while another is busy.
         quiet = rng.choice([1, 3, 10])
-        for _ in range(rng.randint(0, 80)):
+        for _ in range(rng.randint(0, 80) if keys else 0):
             offset, timestamp = offset + rng.randint(0, 1), timestamp + rng.randint(0, quiet)
-            records.append(Record("events.x", number, offset, timestamp, rng.choice([b"a", b"a", b"b"]), b"v", ()))
+            all_records.append(Record(TOPIC, number, offset, timestamp, rng.choice(keys), b"v", ()))
             offset += 1
-        partitions[Partition("events.x", number)] = (Span(start, offset + rng.randint(0, 2)), records)
-    return partitions
+        spans[Partition(TOPIC, number)] = Span(start, offset + rng.randint(0, 2))
+    return Log(spans, all_records)
 
 
 logs = st.integers(0, 2**32).map(make_log)
 
 
-@settings(max_examples=300)
-@given(log=logs, limit=st.integers(1, 12), key=st.none() | st.sampled_from([b"a", b"b", b"c"]))
-def test_the_newest_are_found(log, limit, key):
-    spans = {partition: span for partition, (span, _) in log.items()}
-    scan = BackwardScan(spans, limit, lambda r: key is None or r.key == key)
-    read = set()
-    while windows := scan.next_windows():
-        for partition, window in windows.items():
-            offsets = {(partition, offset) for offset in range(*window)}
-            assert offsets
-            assert not offsets & read, "nothing is read twice"
-            read |= offsets
-            scan.add([r for r in log[partition][1] if window.start <= r.offset < window.end])
-    everything = [r for _, records in log.values() for r in records if key is None or r.key == key]
-    everything.sort(key=lambda r: (-r.timestamp_ms, -r.offset, r.partition))
-    assert scan.result().records == everything[:limit]
-    assert not scan.result().truncated or len(scan.result().records) == limit
+async def pages(log, limit, wanted, since_ms):
+    events = EventLog(ReaderPool(lambda: log, 1))
+    found, before = [], None
+    while True:
+        page = await events.newest(TOPIC, limit, wanted, since_ms=since_ms, before=before)
+        assert len(page.items) == limit or page.truncated or page.before is None
+        found.append(page.items)
+        if page.before is None:
+            return found
+        before = parse_cursor(page.before)
 
 
-@given(log=logs, limit=st.integers(1, 40), budget=st.integers(1, 50))
-def test_no_more_is_read_than_allowed_and_less_is_told(log, limit, budget):
-    spans = {partition: span for partition, (span, _) in log.items()}
-    scan = BackwardScan(spans, limit, lambda r: True, max_scanned=budget)
-    read = 0
-    while windows := scan.next_windows():
-        read += sum(window.end - window.start for window in windows.values())
-        for partition, window in windows.items():
-            scan.add([r for r in log[partition][1] if window.start <= r.offset < window.end])
-    assert read <= budget
-    total = sum(len(records) for _, records in log.values())
-    if len(scan.result().records) < min(limit, total):
-        assert scan.result().truncated
+@settings(max_examples=300, deadline=None)
+@given(
+    log=logs,
+    limit=st.integers(1, 12),
+    key=st.none() | st.sampled_from(KEYS),
+    since_ms=st.none() | st.integers(0, 200),
+)
+def test_pages_hold_every_record_that_is_wanted_once_newest_first(log, limit, key, since_ms):
+    wanted = RecordFilter(key, None)
+    found = [record for page in asyncio.run(pages(log, limit, wanted, since_ms)) for record in page]
+    expected = [
+        r for r in log.log if (key is None or r.key == key) and (since_ms is None or r.timestamp_ms >= since_ms)
+    ]
+    assert sorted(found, key=lambda r: (r.partition, r.offset)) == sorted(
+        expected, key=lambda r: (r.partition, r.offset)
+    )
+    assert [r.timestamp_ms for r in found] == sorted((r.timestamp_ms for r in found), reverse=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(log=logs, key=st.sampled_from(KEYS))
+def test_of_a_key_no_other_partition_is_read(log, key):
+    read = []
+    inner = log.read
+
+    def watched(spans):
+        read.extend(spans)
+        return inner(spans)
+
+    log.read = watched
+    asyncio.run(pages(log, 5, RecordFilter(key, None), None))
+    assert {partition.partition for partition in read} <= {partition_for(key, len(log._spans))}

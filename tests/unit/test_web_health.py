@@ -1,4 +1,4 @@
-"""Health, and what Prometheus is told."""
+"""Health: what is missing, and nothing more."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import time
 import pytest
 
 from streams.domain.errors import KafkaAccessError, KafkaUnavailableError, RegistryUnavailableError
-from tests.web_gateway import EVENT, gateway
-from web.health import Probe
-from web.metrics import DURATION_BOUNDS_S, Metrics
+from streams.kafka.batching import Phase, Source
+from tests.web_gateway import gateway
+from web.health import Lasting, Probe
+
+CHECKS = ("startup", "kafka", "registry", "producer", "live", "tables", "agents")
 
 
 async def test_all_is_well():
@@ -18,9 +20,10 @@ async def test_all_is_well():
         for path in ("/health", "/health/ready", "/api/v1/health", "/api/v1/health/ready"):
             response = await g.client.get(path)
             assert response.status == 200
+            assert response.headers["Cache-Control"] == "no-store"
             assert await response.json() == {
                 "status": "ok",
-                "checks": {name: {"ok": True} for name in ("startup", "kafka", "registry", "tables", "agents")},
+                "checks": {name: {"ok": True} for name in CHECKS},
             }
 
 
@@ -49,6 +52,62 @@ async def test_what_is_missing_is_named_and_nothing_more(broken, check, detail):
         assert report["checks"][check] == {"ok": False, "detail": detail}
         assert "10.0.0.7" not in str(report)
         assert (await g.client.get("/health/live")).status == 200
+
+
+async def test_a_partition_that_stands_still_is_named_with_how_far_it_is_behind():
+    async with gateway(agent_stall_s=60) as g:
+        source = Source("events.iot", 1)
+
+        async def ready(**values):
+            g.state.tables.assign(source, committed=10, **values)
+            return await g.client.get("/health/ready")
+
+        assert (await ready(end=25, still_s=59.0)).status == 200
+        response = await ready(end=25, still_s=61.0)
+        assert response.status == 503
+        assert (await response.json())["checks"]["agents"] == {
+            "ok": False,
+            "detail": f"{source} stands still for 61 s, 15 offsets behind",
+        }
+        # What goes on, however far behind, or has nothing to do, is no stall.
+        assert (await ready(end=10_000, still_s=1.0)).status == 200
+        assert (await ready(end=10, still_s=9_999.0)).status == 200
+
+
+async def test_an_agent_that_is_held_is_told_at_once_without_its_insides():
+    async with gateway() as g:
+        source = Source("events.iot", 1)
+        g.state.tables.assign(source, Phase.HELD, error="secret of 10.0.0.7")
+        report = await (await g.client.get("/health/ready")).json()
+        assert report["checks"]["agents"] == {"ok": False, "detail": f"{source} is held"}
+
+
+@pytest.mark.parametrize("check", ["producer", "live"])
+async def test_trouble_of_the_producer_or_of_live_streams_is_told_once_it_lasts(check, monkeypatch):
+    monkeypatch.setattr("web.health.PATIENCE_S", 0.0)
+    async with gateway() as g:
+        assert (await g.client.get("/health/ready")).status == 200
+        if check == "producer":
+            # As after a batch that failed for good, until there is a new session.
+            g.producer._connected.clear()
+            detail = "it has no connection"
+        else:
+            g.hub.trouble = detail = "kafka_unavailable"
+        response = await g.client.get("/health/ready")
+        assert response.status == 503
+        assert (await response.json())["checks"][check] == {"ok": False, "detail": detail}
+
+
+def test_trouble_that_passes_is_never_told():
+    clock = {"now": 0.0}
+    lasting = Lasting(5.0, clock=lambda: clock["now"])
+
+    def told(now, trouble):
+        clock["now"] = now
+        return lasting.failure(trouble)
+
+    looks = ((0, "x"), (4, "x"), (5, None), (6, "x"), (10, "x"), (11, "y"), (12, None))
+    assert [told(*look) for look in looks] == [None, None, None, None, None, "y", None]
 
 
 async def test_kafka_that_hangs_makes_it_not_ready_soon():
@@ -91,36 +150,3 @@ class TestProbe:
         assert await probe.failure() == "no answer within 0.01 s"
         release.set()
         assert await probe.failure() is None
-
-
-class TestMetrics:
-    async def test_requests_are_counted_by_template_method_and_status(self):
-        async with gateway() as g:
-            await g.post(str(EVENT))
-            await g.client.get("/api/v1/events/iot/latest", headers=g.headers())
-            await g.client.request("PROPFIND", "/pot", headers=g.headers())
-            response = await g.client.get("/metrics")
-            assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-            page = await response.text()
-        assert 'streams_http_requests_total{method="POST",route="/api/v1/events/{topic}",status="400"} 1' in page
-        assert 'streams_http_requests_total{method="GET",route="/api/v1/events/{topic}/latest",status="200"} 1' in page
-        assert 'streams_http_requests_total{method="other",route="unmatched",status="404"} 1' in page
-        assert 'streams_http_request_duration_seconds_count{method="POST",route="/api/v1/events/{topic}"} 1' in page
-        assert "streams_http_requests_in_flight 1" in page
-        assert "streams_events_in_flight 0" in page
-        assert "/pot" not in page
-
-    def test_buckets_hold_what_is_less_or_equal(self):
-        metrics = Metrics()
-        for seconds in (0.0, 0.001, 0.0011, 9.9, 100.0):
-            metrics.request("GET", "/x", 200, seconds)
-        page = metrics.render(3).decode()
-        name = "streams_http_request_duration_seconds"
-        for bound, count in ((0.001, 2), (0.0025, 3), (5.0, 3), (10.0, 4), ("+Inf", 5)):
-            assert f'{name}_bucket{{le="{bound}",method="GET",route="/x"}} {count}.0' in page
-        assert page.count(f"{name}_bucket") == len(DURATION_BOUNDS_S) + 1
-        assert "streams_events_in_flight 3" in page
-
-    def test_every_metric_has_help_and_type(self):
-        page = Metrics().render(0).decode()
-        assert page.count("# HELP streams_") == page.count("# TYPE streams_") == 9

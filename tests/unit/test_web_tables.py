@@ -120,7 +120,13 @@ class TestList:
             tables.owners = {OWN_URL: {"events.iot": [0, 1]}, "http://other:1": {"events.iot": [3, 2], "x": [0]}}
             answer = await get(g, "")
         assert answer["worker"] == OWN_URL
-        assert [table["name"] for table in answer["tables"]] == ["state", "totals", "dead-letters"]
+        assert [table["name"] for table in answer["tables"]] == [
+            "state",
+            "totals",
+            "windows",
+            "newest-windows",
+            "dead-letters",
+        ]
         assert answer["tables"][0] == {
             "name": "state",
             "help": "state by key",
@@ -155,7 +161,7 @@ class TestList:
                 }
             ],
         }
-        assert answer["tables"][2]["state"] == "ready"
+        assert answer["tables"][-1]["state"] == "ready"
 
     async def test_while_partitions_are_reassigned_nothing_is_ready(self):
         async with worker() as (g, tables):
@@ -299,7 +305,7 @@ class TestKey:
             assert int(response.headers["Retry-After"]) >= 1
 
     async def test_what_was_known_of_partitions_serves_while_kafka_is_away(self, monkeypatch):
-        monkeypatch.setattr("web.tables._COUNTS_TTL_S", 0.0)
+        monkeypatch.setattr("web.placement._COUNTS_TTL_S", 0.0)
         async with worker() as (g, tables):
             tables.fails = KafkaUnavailableError("10.0.0.7")
             assert (await get(g, "/state/iot%2Fnobody", 503))["code"] == "kafka_unavailable"
