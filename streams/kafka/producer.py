@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
@@ -25,6 +25,7 @@ from streams.domain.errors import (
 from streams.domain.partitioning import partition_for
 from streams.kafka.errors import translate, translated
 from streams.kafka.lanes import Lane, Queued, give_up
+from streams.kafka.producer_stats import ProducerStats
 from streams.kafka.security import aiokafka_options
 from streams.kafka.sending import (
     MAX_DEAD_LETTER_BYTES,
@@ -87,6 +88,7 @@ class EventProducer:
         self._turn = 0
         self._heard_at = 0.0
         """When Kafka last acknowledged something, or had nothing to acknowledge."""
+        self.stats = ProducerStats()
         self.in_flight = 0
         self.bytes_in_flight = 0
 
@@ -119,6 +121,16 @@ class EventProducer:
             give_up(lane.waiting)
             lane.waiting.clear()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it writes nothing, in words that anyone may read; None where it can, or has nothing to write."""
+        if self._is_started and not self._connected.is_set():
+            return "it has no connection"
+        silent_s = time.monotonic() - self._heard_at
+        if self.in_flight and silent_s > _SILENT_S:
+            return f"nothing was acknowledged for {silent_s:.0f} s"
+        return None
+
     async def send(self, record: OutgoingRecord, deadline_s: float) -> Receipt:
         """Write one record and wait for its acknowledgement, at most so many seconds.
 
@@ -139,17 +151,45 @@ class EventProducer:
     async def begin(
         self, records: Sequence[OutgoingRecord], deadline: float = float("inf"), *, must_go: bool = False
     ) -> Sending:
-        """Take records over, and return where their outcomes will be. The order within a partition is kept.
+        """`prepare` and `submit`, in one."""
+        await self.prepare({record.topic for record in records}, deadline)
+        return self.submit(records, must_go=must_go)
 
-        To the deadline (the loop's time, seconds) it is waited for what Kafka must say first. Raises OverloadedError
-        where there is no room for all of them, KafkaUnavailableError, or UnknownTopicError; then nothing was done.
+    async def prepare(self, topics: Iterable[str], deadline: float = float("inf")) -> None:
+        """Learn what must be known of topics before records are submitted to them.
+
+        It is waited for until the deadline (the loop's time, seconds). Raises KafkaUnavailableError, KafkaAccessError
+        or UnknownTopicError.
         """
         if not self._is_started:
             raise KafkaUnavailableError("the producer is not connected yet")
+        for topic in topics:
+            await self._learn(topic, deadline)
+            if not self._partitions[topic][0]:
+                raise UnknownTopicError(topic, "Kafka has no such topic")
+
+    def is_prepared(self, topic: str) -> bool:
+        """Whether `prepare` would have nothing to ask."""
+        known = self._partitions.get(topic)
+        return (
+            known is not None
+            and known[0] > 0
+            and self._is_started
+            and asyncio.get_running_loop().time() - known[1] < _METADATA_S
+        )
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        """Where a record with this key would go; its topic is prepared."""
+        return partition_for(key, self._partitions[topic][0])
+
+    def submit(self, records: Sequence[OutgoingRecord], *, must_go: bool = False) -> Sending:
+        """Take records over, and return where their outcomes will be. The order within a partition is kept.
+
+        Their topics are prepared. Raises OverloadedError where there is no room for all of them, or
+        KafkaUnavailableError; then nothing was done. Wait for what is returned at once: records that nobody waits for
+        are not sent.
+        """
         sizes = [record.bytes for record in records]
-        self._check_room(len(sizes), sum(sizes))
-        counts = {topic: await self._count(topic, deadline) for topic in {record.topic for record in records}}
-        # Again: others may have come while Kafka was asked. From here on nobody else has a turn.
         self._check_room(len(sizes), sum(sizes))
         sending = Sending(len(sizes), must_go=must_go)
         # Ours, and in the receipt too: one clock for all partitions.
@@ -162,9 +202,11 @@ class EventProducer:
                 reason = f"{record.topic} takes records of up to {limit} bytes, not {size}"
                 sending.settle(index, RecordRejectedError(reason))
                 continue
+            if (lane := self._lane(record)) is None:
+                sending.settle(index, UnknownTopicError(record.topic, "Kafka has no such topic"))
+                continue
             self.in_flight += 1
             self.bytes_in_flight += size
-            lane = self._lane(record, counts[record.topic])
             lane.waiting.append(Queued(record, size, timestamp_ms, sending, index))
             if not lane.is_busy:
                 self._filled[lane] = None
@@ -192,7 +234,10 @@ class EventProducer:
             return record.max_bytes
         return min(record.max_bytes, size - 1)
 
-    def _lane(self, record: OutgoingRecord, count: int) -> Lane:
+    def _lane(self, record: OutgoingRecord) -> Lane | None:
+        """Where a record waits; None where its topic was deleted since it was prepared."""
+        if not (count := self._partitions[record.topic][0]):
+            return None
         if record.key is None:
             self._turn += 1
             partition = self._turn % count
@@ -203,22 +248,24 @@ class EventProducer:
             lane = self._lanes[where] = Lane(*where)
         return lane
 
-    async def _count(self, topic: str, deadline: float) -> int:
-        """The number of a topic's partitions: known, or asked for; looked up again behind the back of those who ask."""
+    async def _learn(self, topic: str, deadline: float) -> None:
+        """The number of a topic's partitions: asked for once, then looked up again behind the back of those who ask."""
         loop = asyncio.get_running_loop()
         known = self._partitions.get(topic)
         if known is not None and loop.time() - known[1] < _METADATA_S:
-            return known[0]
+            return
         asking = self._asking.get(topic)
         if asking is None:
             asking = self._asking[topic] = loop.create_task(self._ask(topic))
             asking.add_done_callback(lambda done: self._asked(topic, done))
         if known is not None:
-            return known[0]
+            return
         done, _ = await asyncio.wait({asking}, timeout=max(0.0, deadline - loop.time()))
         if not done:
             raise KafkaUnavailableError(f"Kafka did not say in time how many partitions {topic} has")
-        return asking.result()
+        asking.result()
+        # Its callback may have its turn after us.
+        self._asked(topic, asking)
 
     async def _ask(self, topic: str) -> int:
         await self._connected.wait()
@@ -228,14 +275,15 @@ class EventProducer:
             return len(await client.partitions_for(topic))
 
     def _asked(self, topic: str, done: asyncio.Task[int]) -> None:
-        del self._asking[topic]
+        self._asking.pop(topic, None)
         if done.cancelled():
             return
         error = done.exception()
         if error is None:
             self._partitions[topic] = (done.result(), asyncio.get_running_loop().time())
         elif isinstance(error, UnknownTopicError):
-            self._partitions.pop(topic, None)
+            # It was deleted: known as such, until it is asked about again.
+            self._partitions[topic] = (0, asyncio.get_running_loop().time())
 
     def _flush(self) -> None:
         """Let every lane send what it has: at once, so that one request to the broker takes all of them."""
@@ -261,6 +309,7 @@ class EventProducer:
         builder = client.create_batch()
         packed, dropped = lane.pack(builder)
         if dropped:
+            self.stats.failed += len(dropped)
             self._let_go(dropped)
             give_up(dropped)
         if not packed:
@@ -269,6 +318,7 @@ class EventProducer:
             acknowledged = await client.send_batch(builder, lane.topic, partition=lane.partition)
         except ProducerClosed:
             # It was replaced while this waited for its turn: nothing was sent.
+            self.stats.retries += 1
             lane.put_back(packed)
             return
         except Exception as exc:  # noqa: BLE001  # as below
@@ -286,6 +336,7 @@ class EventProducer:
             raise
         else:
             self._heard_at = time.monotonic()
+            self.stats.written(len(packed), sum(queued.size for queued in packed))
             self._let_go(packed)
             lane.written(packed, written.offset)
 
@@ -298,8 +349,10 @@ class EventProducer:
             log.error("a batch of %s failed", lane.topic, exc_info=error)
         if isinstance(outcome, RecordRejectedError):
             if lane.halve(packed):
+                self.stats.retries += 1
                 return
             self._too_large[lane.topic] = (packed[0].size, time.time())
+        self.stats.failed += len(packed)
         self._let_go(packed)
         for queued in packed:
             queued.sending.settle(queued.index, outcome)
@@ -348,6 +401,7 @@ class EventProducer:
             except BaseException:
                 await client.stop()
                 raise
+        self.stats.sessions += 1
         return client
 
     async def _close(self, client: AIOKafkaProducer) -> None:

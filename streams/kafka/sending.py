@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -57,7 +57,7 @@ class Sending:
     taken back.
     """
 
-    __slots__ = ("_left", "_waiters", "must_go", "outcomes")
+    __slots__ = ("_left", "_then", "_waiters", "must_go", "outcomes")
 
     def __init__(self, count: int, *, must_go: bool = False) -> None:
         self.outcomes: list[Outcome | None] = [None] * count
@@ -66,6 +66,7 @@ class Sending:
         """Whether the records are sent though nobody waits for them."""
         self._left = count
         self._waiters: list[asyncio.Future[None]] = []
+        self._then: list[Callable[[], None]] = []
 
     @property
     def is_settled(self) -> bool:
@@ -75,7 +76,7 @@ class Sending:
     @property
     def is_wanted(self) -> bool:
         """Whether the records are still to be sent."""
-        return self.must_go or bool(self._waiters)
+        return self.must_go or bool(self._waiters) or bool(self._then)
 
     def settle(self, index: int, outcome: Outcome) -> None:
         """The outcome of a record is known; the first one counts."""
@@ -86,6 +87,18 @@ class Sending:
         if not self._left:
             for waiter in self._waiters:
                 _wake(waiter)
+            then, self._then = self._then, []
+            for go_on in then:
+                go_on()
+
+    def then(self, go_on: Callable[[], None]) -> None:
+        """Call this when every outcome is known, which is not yet. It waits like those who call `settled`."""
+        self._then.append(go_on)
+
+    def give_up(self, go_on: Callable[[], None]) -> None:
+        """Wait no longer with what `then` was given."""
+        if go_on in self._then:
+            self._then.remove(go_on)
 
     async def settled(self, deadline: float = float("inf")) -> bool:
         """Wait until every outcome is known, at most until the deadline (the loop's time, seconds)."""
