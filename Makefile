@@ -84,6 +84,10 @@ proto: ready ## make the Protobuf module from streams/schemas/event.proto
 lock: ready ## make the locks of requirements and jars anew from what is pinned by hand
 	@exec $(VENV)/python -m deploy.local.lock
 
+.PHONY: bench
+bench: ready ## what the gateway costs beside its yardsticks, in twelve minutes; OPTIONS='--only single --runs 3', OPTIONS=--help
+	@exec $(VENV)/python -m deploy.local.bench_gateway $(OPTIONS)
+
 .PHONY: bench-start
 bench-start: ready ## how long a warm start takes on fresh data, and how much memory
 	@exec $(VENV)/python -m deploy.local.bench_start

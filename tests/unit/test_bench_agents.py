@@ -9,10 +9,11 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
+from deploy.local.bench.processes import environment
 from deploy.local.bench_agents import events
 from deploy.local.bench_agents.__main__ import options
 from deploy.local.bench_agents.cases import CASES
-from deploy.local.bench_agents.processes import command, environment
+from deploy.local.bench_agents.processes import command
 from deploy.local.bench_agents.report import Outcome, as_json, show
 from deploy.local.bench_agents.results import Sample, median, together
 from streams import schemas

@@ -2,7 +2,7 @@
 
 - `cases`: what is measured, against what, and what must be reached;
 - `subjects`: the programs that are measured, each started as a process of its own;
-- `servers`, `topics`, `events`, `processes`: what they stand on, what they read, how they are run;
+- `topics`, `events`, `processes`: what they read, how they are run; what they stand on is in `deploy.local.bench`;
 - `bench`: a case from its topics to its samples;
 - `results`, `report`: medians, ratios, the table.
 """

@@ -10,19 +10,19 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
+from deploy.local.bench.invocation import interruptible, positive
+from deploy.local.bench.machine import machine
+from deploy.local.bench.processes import SubjectError, cores
+from deploy.local.bench.servers import ServerError, running
 from deploy.local.bench_agents.bench import Bench
 from deploy.local.bench_agents.cases import CASES, Case
-from deploy.local.bench_agents.processes import SubjectError, cores
-from deploy.local.bench_agents.report import Outcome, as_json, machine, show
-from deploy.local.bench_agents.servers import ServerError, running
+from deploy.local.bench_agents.report import Outcome, as_json, show
 from deploy.local.paths import ROOT
 from deploy.local.progress import Step, paint
 from streams.domain.errors import PlatformError
@@ -41,8 +41,8 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         epilog="cases: " + "; ".join(f"{case.name}: {case.title}" for case in CASES),
     )
-    parser.add_argument("--events", type=_positive, default=500_000, metavar="N", help="events of a run (500000)")
-    parser.add_argument("--runs", type=_positive, default=5, metavar="N", help="runs of each subject (5)")
+    parser.add_argument("--events", type=positive, default=500_000, metavar="N", help="events of a run (500000)")
+    parser.add_argument("--runs", type=positive, default=5, metavar="N", help="runs of each subject (5)")
     parser.add_argument(
         "--only",
         action="append",
@@ -52,28 +52,6 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON on standard output, and progress on the other")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    number = int(text.replace("_", "").replace(",", ""))
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end us as Ctrl-C does: in order."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def main() -> int:
@@ -90,7 +68,7 @@ def main() -> int:
         os.sched_setaffinity(0, {our_core})
     try:
         with ExitStack() as stack:
-            stack.enter_context(_interruptible())
+            stack.enter_context(interruptible())
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-bench-")))
             with Step("starting a broker and a registry", out=sys.stderr):
                 servers = stack.enter_context(running(directory))

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from deploy.local.bench.processes import SubjectError
+from deploy.local.bench.servers import Servers
+from deploy.local.bench.topics import count, make_afresh
 from deploy.local.bench_agents import events, topics
 from deploy.local.bench_agents.cases import RESTORED_PER_EVENT, Case, Input, Subject
-from deploy.local.bench_agents.processes import SubjectError, run
+from deploy.local.bench_agents.processes import run
 from deploy.local.bench_agents.report import Outcome
 from deploy.local.bench_agents.results import Sample
-from deploy.local.bench_agents.servers import Servers
 from deploy.local.progress import Step
 from streams import schemas
 from streams.codecs import AvroCodec
@@ -40,14 +42,14 @@ class Bench:
         for number in range(1, self._runs + 1):
             for subject, samples in zip(case.subjects, found, strict=True):
                 samples.append(await self._run(case, subject, number))
-        if letters := await topics.count(self._settings(case), DLQ):
+        if letters := await count(self._settings(case), DLQ):
             raise SubjectError(f"{case.name}: {letters} records came into {DLQ}, so what was measured is not the case")
         return Outcome(case, tuple(map(tuple, found)))
 
     async def _prepare(self, case: Case) -> None:
         """Fill what the runs of a case share."""
         settings = self._settings(case)
-        await topics.make_afresh(settings)
+        await make_afresh(settings)
         progress = topics.Progress()
         if case.input is Input.AT_ONCE:
             return
@@ -57,17 +59,17 @@ class Bench:
             return
         topic = event_topic(events.TOPIC)
         schema_id = await SchemaRegistry(settings).register(f"{topic}-value", schemas.EVENT)
-        count = self._events(case, case.measured)
+        wanted = self._events(case, case.measured)
         distinct = case.input is Input.TABLE
         with Step(f"{case.name}: filling {topic}", progress.text, sys.stderr):
-            made = events.stored(count, case.partitions, AvroCodec(), schema_id, distinct=distinct)
+            made = events.stored(wanted, case.partitions, AvroCodec(), schema_id, distinct=distinct)
             await topics.fill(settings, topic, made, progress)
         if case.input is Input.TABLE:
             with Step(f"{case.name}: {_FILLER.title}", out=sys.stderr):
-                await run(case, _FILLER, count, self._values(case), self._directory, core=self._core)
+                await run(case, _FILLER, wanted, self._values(case), self._directory, core=self._core)
 
     async def _run(self, case: Case, subject: Subject, number: int) -> Sample:
-        count = self._events(case, subject)
+        wanted = self._events(case, subject)
         values = self._values(case)
         said: list[str] = []
         progress = topics.Progress()
@@ -75,13 +77,13 @@ class Bench:
         with Step(title, lambda: said[0] if said else progress.text(), sys.stderr):
             if case.input is Input.AT_ONCE:
                 settings = self._settings(case)
-                await topics.make_afresh(settings)
-                made = events.ingress(count, case.partitions)
+                await make_afresh(settings)
+                made = events.ingress(wanted, case.partitions)
                 async with topics.hidden(settings, INGRESS, made, progress) as show_all:
                     # Bound to no core: there are two of them.
-                    sample = await run(case, subject, count, values, self._directory, core=None, when_ready=show_all)
+                    sample = await run(case, subject, wanted, values, self._directory, core=None, when_ready=show_all)
             else:
-                sample = await run(case, subject, count, values, self._directory, core=self._core)
+                sample = await run(case, subject, wanted, values, self._directory, core=self._core)
             said.append(f"{sample.cpu_us:.2f} µs CPU an event, {sample.rate:,.0f} events/s")
         return sample
 

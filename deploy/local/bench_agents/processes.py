@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -14,36 +13,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from deploy.local.bench.processes import SubjectError, environment
+from deploy.local.bench.servers import process, tail
 from deploy.local.bench_agents.cases import Case, Subject
 from deploy.local.bench_agents.results import Sample, together
-from deploy.local.bench_agents.servers import process, tail
 from deploy.local.paths import ROOT
-from streams.settings import ENV_PREFIX
-
-BENCH_PREFIX: Final = "BENCH_"
-"""Of what subjects are told beside the platform's settings; see `subjects.probe`."""
 
 _POLL_S: Final = 0.1
 _START_S: Final = 90.0
 _SLOWEST_RATE: Final = 500.0
 """Events a second; whatever is slower has got stuck."""
-
-
-class SubjectError(Exception):
-    """A subject failed or got stuck; the message has the end of its log."""
-
-
-def cores() -> tuple[int | None, int | None]:
-    """The core of the subjects, and that of the broker and of us; None where there are no two."""
-    found = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return (found[0], found[1]) if len(found) > 1 else (None, None)
-
-
-def environment(settings: Mapping[str, object], told: Mapping[str, object]) -> dict[str, str]:
-    """A subject's environment: these settings, what it is told, and no setting of the caller's."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, BENCH_PREFIX))}
-    ours = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings.items()}
-    return inherited | ours | {f"{BENCH_PREFIX}{name.upper()}": str(value) for name, value in told.items()}
 
 
 def command(subject: Subject) -> list[str]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deploy.local.bench.machine import wide
 from deploy.local.bench_agents.cases import Case, Subject
 from deploy.local.bench_agents.results import Median, Sample, median
-
-PLAIN_WIDTH = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +72,7 @@ def _figures(found: Median) -> tuple[str, ...]:
 
 def show(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
     """Print the table."""
-    console = console or Console()
-    if not console.is_terminal:
-        # A file or a pipe has no width of its own.
-        console.width = PLAIN_WIDTH
-    console.print(as_table(outcomes))
+    wide(console).print(as_table(outcomes))
 
 
 def as_json(outcomes: Sequence[Outcome], machine: Mapping[str, object]) -> str:
@@ -96,11 +89,3 @@ def as_json(outcomes: Sequence[Outcome], machine: Mapping[str, object]) -> str:
         for outcome in outcomes
     ]
     return json.dumps({"machine": machine, "cases": cases})
-
-
-def machine(cores: int) -> dict[str, object]:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"cores": cores, "cpu": model, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""The topics that subjects read: made, filled in whole batches, removed."""
+"""Filling the topics that subjects read, in whole batches."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import AIOKafkaProducer
 
 from deploy.local.bench_agents.events import Made
-from streams.kafka.admin import TopicAdmin
 from streams.kafka.security import aiokafka_options
 from streams.settings import Settings
-from streams.topics import topic_specs
 
 _BATCH_BYTES: Final = 524_288
 _TRANSACTION_MS: Final = 600_000
@@ -31,17 +28,6 @@ class Progress:
     def text(self) -> str:
         """For people."""
         return f"{self.records:,} records" if self.records else ""
-
-
-async def make_afresh(settings: Settings) -> None:
-    """Remove every topic that is there, and make the platform's."""
-    async with _admin(settings) as admin:
-        names = [name for name in await admin.list_topics() if not name.startswith("__")]
-        if names:
-            await admin.delete_topics(names)
-        while set(names) & set(await admin.list_topics()):  # noqa: ASYNC110  # Kafka tells nobody when they are gone
-            await asyncio.sleep(0.05)
-    await TopicAdmin(settings).create(topic_specs(settings))
 
 
 async def fill(settings: Settings, topic: str, records: Iterable[Made], progress: Progress) -> None:
@@ -66,17 +52,6 @@ async def hidden(settings: Settings, topic: str, records: Iterable[Made], progre
         await producer.begin_transaction()
         await _write(producer, topic, records, progress)
         yield producer.commit_transaction
-
-
-async def count(settings: Settings, topic: str) -> int:
-    """How many offsets of a topic are used."""
-    consumer = AIOKafkaConsumer(**aiokafka_options(settings))
-    async with consumer:
-        # aiokafka keeps the metadata of assigned topics only, and has no public way to ask for another's.
-        await consumer._client.add_topic(topic)  # noqa: SLF001
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-        return sum(ends.values())
 
 
 async def _write(producer: AIOKafkaProducer, topic: str, records: Iterable[Made], progress: Progress) -> None:
@@ -108,13 +83,3 @@ async def _write(producer: AIOKafkaProducer, topic: str, records: Iterable[Made]
 async def _all(sent: Sequence[asyncio.Future[Any]]) -> None:
     for acknowledged in sent:
         await acknowledged
-
-
-@asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**aiokafka_options(settings))
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()

@@ -1,4 +1,4 @@
-"""A Kafka broker and a schema registry for the benchmark alone: on free ports, in a temporary directory.
+"""A Kafka broker and a schema registry for a benchmark alone: on free ports, in a temporary directory.
 
 They are started by the code of the local stack, but the broker has its JVM's full compiler and more memory: it
 must not be what is measured.
