@@ -21,6 +21,11 @@ ENV_PREFIX: Final = "STREAMS_"
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]{0,127}$")]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
+JwksUrl = Annotated[
+    str, StringConstraints(pattern=r"^(https://[^\s/@]+|http://(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?)(/\S*)?$")
+]
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[a-z0-9.\[\]:-]+)$")]
+JwtAlgorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 HostPorts = Annotated[str, StringConstraints(pattern=r"^[^\s,:]+:\d{1,5}(,[^\s,:]+:\d{1,5})*$")]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -79,12 +84,67 @@ class Settings(BaseSettings):
     )
     request_deadline_s: float = Field(5.0, gt=0, le=300, description="seconds until a request is given up: up to 300")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="largest request body in bytes: 1024 or more")
+    read_concurrency: int = Field(
+        4, ge=1, le=64, description="questions to the log of events that are answered at the same time: 1 to 64"
+    )
+    max_batch_bytes: int = Field(8_388_608, ge=1_024, description="largest body of a batch in bytes: 1024 or more")
+    max_batch_events: int = Field(10_000, ge=1, le=100_000, description="events of a batch at most: 1 to 100000")
+    max_compression_ratio: int = Field(
+        100, ge=1, description="how many times as large a body beyond 64 KiB may become when it is inflated: 1 or more"
+    )
     max_in_flight_events: int = Field(10_000, ge=1, description="events sent but not acknowledged: 1 or more")
     max_in_flight_bytes: int = Field(
         67_108_864, ge=2_097_152, description="bytes sent but not acknowledged: 2097152 or more"
     )
+    max_body_bytes_in_flight: int = Field(
+        134_217_728, ge=1_048_576, description="bytes of request bodies being read at once: 1048576 or more"
+    )
+    subject_requests_per_s: float = Field(
+        20_000.0, ge=0, le=1e9, description="requests a second that each subject may send on and on; 0 is without limit"
+    )
+    subject_events_per_s: float = Field(
+        100_000.0, ge=0, le=1e9, description="events a second that each subject may send on and on; 0 is without limit"
+    )
+    subject_burst_events: int = Field(
+        200_000, ge=1, description="events that a subject may send at once after a rest: 1 or more"
+    )
+    max_connections: int = Field(10_000, ge=1, description="connections to the web server at once: 1 or more")
+    header_timeout_s: float = Field(
+        10.0, gt=0, le=300, description="seconds that a client has to send a request's headers: up to 300"
+    )
+    keepalive_timeout_s: float = Field(
+        75.0, gt=0, le=3_600, description="seconds that a connection may wait for its next request: up to 3600"
+    )
+    metrics_port: Port | None = Field(
+        None, description="second port, with /metrics and health alone; when unset, /metrics is on web_port"
+    )
+    metrics_host: str | None = Field(None, description="address of the second port; web_host when unset")
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        (),
+        description="origins whose pages may call the API, separated by commas, such as https://app.example.com; or *",
+    )
+
+    # Live streams
+    stream_max_clients: int = Field(1_000, ge=1, description="live streams that a worker serves at once: 1 or more")
+    stream_queue_events: int = Field(
+        1_000, ge=4, description="newest events of a watched topic kept for its clients: 4 or more"
+    )
+    stream_queue_bytes: int = Field(8_388_608, ge=65_536, description="bytes of these events at most: 65536 or more")
+    stream_catch_up_readers: int = Field(
+        4, ge=1, le=64, description="readers for clients that are farther behind, all topics together: 1 to 64"
+    )
 
     # Tokens
+    jwt_algorithms: Annotated[tuple[JwtAlgorithm, ...], NoDecode] = Field(
+        ("HS256",), description="how tokens may be signed: HS256, RS256, ES256, EdDSA, separated by commas"
+    )
+    jwt_jwks_file: Path | None = Field(None, description="file with the public keys of RS256, ES256, EdDSA as a JWKS")
+    jwt_jwks_url: JwksUrl | None = Field(
+        None, description="https URL of the JWKS in place of a file; http for 127.0.0.1 and localhost alone"
+    )
+    jwt_jwks_ttl_s: float = Field(
+        300.0, ge=1, le=86_400, description="seconds after which the keys of the URL are fetched again: 1 to 86400"
+    )
     jwt_secret: SecretStr | None = Field(
         None, description="HS256 key of 32 bytes or more; when unset, jwt_secret_file is used"
     )
@@ -106,6 +166,18 @@ class Settings(BaseSettings):
 
     topic_creation: Literal["admin-only", "auto"] = Field(
         "admin-only", description="whether a first event creates its topic: admin-only or auto"
+    )
+    max_topics: int = Field(
+        1_000, ge=1, description="event topics from which on a first event creates no other: 1 or more"
+    )
+    schema_max_age_s: float = Field(
+        30.0, gt=0, le=3_600, description="seconds after which a topic's schema is looked up again, in the background"
+    )
+    idempotency_window_s: float = Field(
+        3_600.0, gt=0, description="how long a worker remembers the receipts of posted events by their ids: seconds"
+    )
+    idempotency_max_ids: int = Field(
+        100_000, ge=1_000, description="receipts that a worker remembers at most: 1000 or more"
     )
     deduplicate_ingress: bool = Field(
         default=False, description="whether ingest drops events whose id it has stored lately: true or false"
@@ -131,6 +203,11 @@ class Settings(BaseSettings):
         "memory", description="where tables are held: memory, or rocksdb for more than fits, below the data directory"
     )
 
+    # Metrics
+    lag_interval_s: float = Field(
+        15.0, gt=0, le=3_600, description="seconds between two looks at the lag of consumer groups: up to 3600"
+    )
+
     # Retries
     retry_base_s: float = Field(0.1, gt=0, le=3_600, description="longest first delay between attempts: seconds")
     retry_cap_s: float = Field(5.0, gt=0, le=3_600, description="longest delay between attempts: seconds")
@@ -152,6 +229,9 @@ class Settings(BaseSettings):
         "c1", description="JVM compiler: c1 starts in half the time, c2 is faster after minutes of full load"
     )
     flink_out_of_orderness_s: int = Field(10, ge=0, description="how far event time may run backwards: seconds")
+    flink_allowed_lateness_s: int = Field(
+        60, ge=0, description="how long after its end a window may still be changed by late events: seconds"
+    )
     flink_idle_timeout_s: int = Field(60, ge=1, description="seconds after which a silent partition is left out")
 
     @field_validator("kafka_bootstrap_servers")
@@ -169,9 +249,23 @@ class Settings(BaseSettings):
             raise ValueError("one topic or more, each once")
         return value
 
-    @field_validator("event_topics", mode="before")
+    @field_validator("cors_origins")
     @classmethod
-    def _split_topics(cls, value: object) -> object:
+    def _explicit(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value and len(value) > 1:
+            raise ValueError("* is every origin: it stands alone")
+        return value
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _some_algorithm(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("one algorithm or more, each once")
+        return value
+
+    @field_validator("event_topics", "jwt_algorithms", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name for name in (part.strip() for part in value.split(",")) if name)
         return value
@@ -194,6 +288,16 @@ class Settings(BaseSettings):
             raise ValueError("STREAMS_KAFKA_MIN_INSYNC_REPLICAS must be at most STREAMS_KAFKA_REPLICATION_FACTOR")
         if (self.registry_username is None) != (self.registry_password is None):
             raise ValueError("STREAMS_REGISTRY_USERNAME and STREAMS_REGISTRY_PASSWORD belong together")
+        if self.jwt_jwks_file is not None and self.jwt_jwks_url is not None:
+            raise ValueError("one of STREAMS_JWT_JWKS_FILE and STREAMS_JWT_JWKS_URL, not both")
+        by_key_set = any(algorithm != "HS256" for algorithm in self.jwt_algorithms)
+        if by_key_set != (self.jwt_jwks_file is not None or self.jwt_jwks_url is not None):
+            raise ValueError(
+                "STREAMS_JWT_JWKS_FILE or STREAMS_JWT_JWKS_URL belongs to RS256, ES256 and EdDSA:"
+                " set one of them with such an algorithm in STREAMS_JWT_ALGORITHMS, and none without"
+            )
+        if self.metrics_port is not None and self.metrics_port == self.web_port:
+            raise ValueError("STREAMS_METRICS_PORT must differ from STREAMS_WEB_PORT; unset, /metrics is on the latter")
         if self.retry_base_s > self.retry_cap_s:
             raise ValueError("STREAMS_RETRY_BASE_S must be at most STREAMS_RETRY_CAP_S")
         return self

@@ -118,6 +118,29 @@ def running_worker(**settings: object) -> Iterator[Worker]:
             worker.stop()
 
 
+@contextmanager
+def two_workers(directory: Path, **settings: object) -> Iterator[tuple[Worker, Worker]]:
+    """Two workers of one app, which take each other's tokens."""
+    secret, app_id = secrets.token_hex(32), f"test-{secrets.token_hex(4)}"
+    workers = []
+    try:
+        for name in ("a", "b"):
+            (directory / name).mkdir()
+            [port] = free_ports(1)
+            url = f"http://127.0.0.1:{port}"
+            worker = Worker(directory / name, jwt_secret=secret, app_id=app_id, web_port=port, web_url=url, **settings)
+            worker.port = port
+            worker.secret = secret
+            worker.launch()
+            workers.append(worker)
+        for worker in workers:
+            worker.wait()
+        yield workers[0], workers[1]
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
 async def read_topic(settings: Settings, topic: str) -> list[Record]:
     """Every committed record of a topic."""
     async with open_reader(settings, "test") as reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,36 +14,47 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from streams import schemas
 from streams.codecs import AvroCodec
-from streams.domain.aggregates import AggregatedEvent
-from streams.domain.errors import PlatformError, UnknownSchemaError, UnknownTopicError
+from streams.domain.envelope_schema import SchemaKind
+from streams.domain.errors import IncompatibleSchemaError, PlatformError, UnknownSchemaError, UnknownTopicError
 from streams.domain.headers import event_headers
 from streams.domain.validation import EventRules, event_from_fields
-from streams.hub import Hub, Subscription
-from streams.kafka.admin import TopicAdmin
+from streams.event_topics import EventTopics
+from streams.hub import Hub, Start
+from streams.kafka.admin import TopicAdmin, TopicSpec
 from streams.kafka.consumer import LogReader, Partition, Record, Span
 from streams.kafka.exclusive import ExclusiveWriter
-from streams.kafka.producer import EventProducer, OutgoingRecord, Receipt
+from streams.kafka.producer import EventProducer, OutgoingRecord, Receipt, Sending
 from streams.publishing import Publisher, TopicCatalog
-from streams.registry import SchemaLoader, SchemaRegistry
+from streams.registry import RegisteredSchema, SchemaLoader, SchemaRegistry
 from streams.settings import Settings
+from streams.storing import EventStore
+from streams.subscription import Subscription
+from streams.topic_schemas.store import TopicSchemas
+from tests.memory_log import MemoryLog
 from tests.memory_tables import MemoryTables
 from tests.strategies import NOW_MS
 from web.auth import Authenticator, load_or_create_secret, make_token
 from web.installation import mount
 from web.metrics import Metrics
+from web.server import Runner
 from web.services import Services
 
 SECRET = "a key for tests, of 32 bytes or so"
 SCHEMA_ID = 7
+DEAD_LETTER_SCHEMA_ID = 9
 STORED_AT = 1_750_000_000_123
 PARTITIONS = 2
 EVENT = {"event_type": "sensor.reading", "timestamp": NOW_MS, "device_id": "d1", "value": 21.5, "payload": {"a": [1]}}
 
 
 class MemoryAdmin(TopicAdmin):
-    """Knows the topic `events.iot`, and one that clients must never reach."""
+    """Has at first the topic `events.iot`, and one that clients must never reach."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.specs: dict[str, TopicSpec] = {
+            name: TopicSpec(name, PARTITIONS, 1, {"retention.ms": "3600000"}) for name in ("events.iot", "platform.dlq")
+        }
         self.fails: PlatformError | None = None
         self.hangs = False
         self.pings = 0
@@ -57,14 +68,62 @@ class MemoryAdmin(TopicAdmin):
 
     async def topics(self) -> dict[str, int]:
         await self.ping()
-        return {"events.iot": PARTITIONS, "platform.dlq": PARTITIONS}
+        return {name: spec.partitions for name, spec in self.specs.items()}
+
+    async def create(self, specs: Iterable[TopicSpec]) -> list[str]:
+        await self.ping()
+        new = {spec.name: spec for spec in specs if spec.name not in self.specs}
+        self.specs |= new
+        return list(new)
+
+    async def spans(self, topics: Mapping[str, int]) -> dict[str, dict[int, Span]]:
+        await self.ping()
+        return {name: {number: Span(0, number) for number in range(count)} for name, count in topics.items()}
+
+    async def configs(self, topics: Iterable[str]) -> dict[str, dict[str, str]]:
+        await self.ping()
+        return {name: {"cleanup.policy": "delete", **self.specs[name].configs} for name in topics}
 
 
 class MemoryRegistry(SchemaRegistry):
-    """Knows no schema but the event's own, which is loaded already."""
+    """Has at first the schema `Event`, under `events.iot`. By id it knows none: that one is loaded already."""
 
     def __init__(self) -> None:
         self.fails: PlatformError | None = None
+        self.incompatible: list[str] = []
+        """Why it refuses what is registered."""
+        self.registered: dict[str, list[RegisteredSchema]] = {
+            "events.iot-value": [RegisteredSchema(SchemaKind.AVRO, 1, SCHEMA_ID, schemas.EVENT)]
+        }
+        self.calls: list[str] = []
+        self._ids = {schemas.EVENT: SCHEMA_ID}
+
+    async def register(self, subject: str, schema: str, kind: SchemaKind = SchemaKind.AVRO) -> int:
+        self.calls.append(f"register {subject}")
+        await self.ping()
+        if self.incompatible:
+            raise IncompatibleSchemaError("the registry refuses it", self.incompatible)
+        versions = self.registered.setdefault(subject, [])
+        known = next((each.id for each in versions if each.text == schema), None)
+        if known is not None:
+            return known
+        schema_id = self._ids.setdefault(schema, 100 + len(self._ids))
+        versions.append(RegisteredSchema(kind, len(versions) + 1, schema_id, schema))
+        return schema_id
+
+    async def version(self, subject: str, version: int | None = None) -> RegisteredSchema | None:
+        self.calls.append(f"version {subject}")
+        await self.ping()
+        versions = self.registered.get(subject)
+        return None if not versions else versions[-1 if version is None else version - 1]
+
+    async def versions(self, subject: str) -> list[int]:
+        await self.ping()
+        return [each.version for each in self.registered.get(subject, ())]
+
+    async def subjects(self) -> frozenset[str]:
+        await self.ping()
+        return frozenset(self.registered)
 
     async def ping(self) -> None:
         if self.fails is not None:
@@ -84,13 +143,33 @@ class MemoryProducer(EventProducer):
         self.sent: list[OutgoingRecord] = []
         self.fails: Exception | None = None
         self.hangs = False
+        self.refuses: Callable[[OutgoingRecord], PlatformError | None] = lambda _: None
+        self._is_started = True
+        self._connected.set()
 
-    async def send(self, record: OutgoingRecord, deadline_s: float) -> Receipt:
+    async def prepare(self, topics: Iterable[str], deadline: float = float("inf")) -> None:
         if self.fails is not None:
             raise self.fails
-        if self.hangs:
-            # As the real one would, were its deadline not kept: the request's own must hold.
-            await asyncio.Event().wait()
+        for topic in topics:
+            self._partitions[topic] = (PARTITIONS, asyncio.get_running_loop().time())
+
+    def partition_of(self, topic: str, key: bytes) -> int:
+        return 1
+
+    def submit(self, records: Sequence[OutgoingRecord], *, must_go: bool = False) -> Sending:
+        if self.fails is not None:
+            raise self.fails
+        sending = Sending(len(records), must_go=must_go)
+        if not self.hangs:
+            loop = asyncio.get_running_loop()
+            for index, record in enumerate(records):
+                # Later, as an acknowledgement comes.
+                loop.call_soon(sending.settle, index, self._outcome(record))
+        return sending
+
+    def _outcome(self, record: OutgoingRecord) -> Receipt | PlatformError:
+        if (refused := self.refuses(record)) is not None:
+            return refused
         self.sent.append(record)
         return Receipt(record.topic, 1, len(self.sent) - 1, STORED_AT)
 
@@ -103,6 +182,7 @@ class MemoryReader(LogReader):
         self.fails: PlatformError | None = None
         self.started = self.stopped = 0
         self.scanned = 0
+        self.delay_s = 0.0
 
     async def start(self) -> None:
         self.started += 1
@@ -122,9 +202,18 @@ class MemoryReader(LogReader):
         offsets = {p: [r.offset for r in self.log if r.partition == p.partition] for p in partitions}
         return {p: Span(min(o, default=0), max(o, default=-1) + 1) for p, o in offsets.items()}
 
+    async def offsets_at(self, partitions: Iterable[Partition], timestamp_ms: int) -> dict[Partition, int | None]:
+        return {
+            p: min(
+                (r.offset for r in self.log if r.partition == p.partition and r.timestamp_ms >= timestamp_ms),
+                default=None,
+            )
+            for p in partitions
+        }
+
     async def read(self, spans: Mapping[Partition, Span]) -> AsyncIterator[list[Record]]:
         for partition, span in spans.items():
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.delay_s)
             if self.fails is not None:
                 raise self.fails
             found = [r for r in self.log if r.partition == partition.partition and span.start <= r.offset < span.end]
@@ -134,24 +223,19 @@ class MemoryReader(LogReader):
 
 
 class MemoryHub(Hub):
-    """Hands out subscriptions that the test fills."""
+    """The real hub over a log of memory, which the test writes to."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        self.log = MemoryLog(PARTITIONS)
+        super().__init__(settings, self.log.reader)
         self.fails: PlatformError | None = None
-        self.capacity = 1_000
-        self.open: list[Subscription] = []
 
     @asynccontextmanager
-    async def subscribe(self, topic: str) -> AsyncIterator[Subscription]:
+    async def subscribe(self, topic: str, start: Start = "latest") -> AsyncIterator[Subscription]:
         if self.fails is not None:
             raise self.fails
-        subscription = Subscription(topic, self.capacity)
-        self.open.append(subscription)
-        try:
+        async with super().subscribe(topic, start) as subscription:
             yield subscription
-        finally:
-            self.open.remove(subscription)
 
 
 @dataclass
@@ -197,14 +281,7 @@ class State:
 
     waiting_for: str | None = None
     tables_waiting: str | None = None
-    windows: list[AggregatedEvent] = field(default_factory=list)
-    queries: list[dict[str, Any]] = field(default_factory=list)
     tables: MemoryTables = field(default_factory=MemoryTables)
-
-    def query_windows(self, topic: str, **filters: Any) -> list[AggregatedEvent]:
-        """Remember the question; answer what the test has set."""
-        self.queries.append({"topic": topic, **filters})
-        return self.windows
 
 
 def make_settings(**values: Any) -> Settings:
@@ -217,15 +294,19 @@ def make_services(settings: Settings) -> tuple[Services, State, MemoryReader]:
     state = State()
     codec = AvroCodec()
     codec.add_schema(SCHEMA_ID, schemas.EVENT)
-    admin, registry, reader = MemoryAdmin(), MemoryRegistry(), MemoryReader([])
+    admin, registry, reader = MemoryAdmin(settings), MemoryRegistry(), MemoryReader([])
     loader = SchemaLoader(registry, codec)
-    publisher = Publisher(settings, codec, loader, clock_ms=lambda: NOW_MS)
-    publisher.use_schema(SCHEMA_ID)
+    topic_schemas = TopicSchemas(registry, codec, max_age_s=settings.schema_max_age_s)
+    publisher = Publisher(settings, codec, loader, topic_schemas, clock_ms=lambda: NOW_MS)
+    topics = EventTopics(settings, admin, topic_schemas)
+    producer = MemoryProducer(settings)
     services = Services(
         settings=settings,
-        catalog=TopicCatalog(admin),
+        catalog=TopicCatalog(admin, topics.create_for_event if settings.topic_creation == "auto" else None),
+        topics=topics,
         publisher=publisher,
-        producer=MemoryProducer(settings),
+        producer=producer,
+        store=EventStore(settings, producer, codec, lambda: DEAD_LETTER_SCHEMA_ID),
         admin=admin,
         registry=registry,
         hub=MemoryHub(settings),
@@ -233,7 +314,6 @@ def make_services(settings: Settings) -> tuple[Services, State, MemoryReader]:
         loader=loader,
         waiting_for=lambda: state.waiting_for,
         tables_waiting=lambda: state.tables_waiting,
-        query_windows=state.query_windows,
         tables=state.tables.view(),
         letters_by_reason=lambda: state.tables.by_reason,
         open_reader=lambda: reader,
@@ -243,10 +323,26 @@ def make_services(settings: Settings) -> tuple[Services, State, MemoryReader]:
 
 
 class Server(TestServer):
-    """Serves as Faust does: handlers outlive their clients, and there is no access log."""
+    """Serves as Faust does, behind our own runner."""
+
+    def __init__(self, app: web.Application, settings: Settings) -> None:
+        super().__init__(app)
+        self._settings = settings
 
     async def _make_runner(self, **_: Any) -> web.AppRunner:
-        return web.AppRunner(self.app, access_log=None)
+        return Runner(self.app, self._settings)
+
+
+@asynccontextmanager
+async def following(hub: Hub) -> AsyncIterator[None]:
+    """A hub that runs, and has ended afterwards."""
+    await hub.start()
+    task = asyncio.create_task(hub.follow())
+    try:
+        yield
+    finally:
+        await hub.stop()
+        await task
 
 
 @asynccontextmanager
@@ -255,7 +351,7 @@ async def gateway(*, authenticator: Authenticator | None = None, **settings: Any
     services, state, reader = make_services(make_settings(**settings))
     application = web.Application()
     metrics = mount(application, services, authenticator=authenticator)
-    async with TestClient(Server(application)) as client:
+    async with following(services.hub), TestClient(Server(application, services.settings)) as client:
         assert isinstance(services.admin, MemoryAdmin)
         assert isinstance(services.registry, MemoryRegistry)
         assert isinstance(services.producer, MemoryProducer)

@@ -10,11 +10,15 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+import msgspec
 from aiohttp import hdrs, web
 
 from streams.domain.errors import (
     AuthenticationError,
+    IncompatibleSchemaError,
     InvalidEventError,
+    InvalidSchemaError,
+    InvalidTopicError,
     PermissionDeniedError,
     PlatformError,
     UnavailableError,
@@ -41,18 +45,54 @@ _said_at: dict[str, float] = {}
 """When a hidden message of each code was last logged (monotonic seconds)."""
 
 
-def problem(error: PlatformError, instance: str) -> web.Response:
-    """The response to an error; `instance` is the path of the request, percent-encoded."""
+class FieldProblem(msgspec.Struct):
+    """One thing that is wrong with a body or a query."""
+
+    path: str
+    """A JSON Pointer into the body, such as `/payload`; for a query parameter `?` and its name."""
+    message: str
+    code: str
+
+
+class ProblemDocument(msgspec.Struct, omit_defaults=True):
+    """An error (RFC 9457). Some have members of their own besides."""
+
+    type: str
+    """A URI that stands for the code."""
+    title: str
+    status: int
+    detail: str
+    instance: str
+    """The path of the request."""
+    code: str
+    """Stable: what a client decides by."""
+    retriable: bool
+    """Whether the very same request may succeed later."""
+    errors: list[FieldProblem] | None = None
+    """Everything that is wrong with the body or the query."""
+
+
+def problem(error: PlatformError, instance: str, **members: Any) -> web.Response:
+    """The response to an error; `instance` is the path of the request, percent-encoded; `members` are further ones."""
     kind = problem_of(error)
     if kind.detail is not None and type(error) is not PlatformError:
         _log_hidden(error)
-    extra: dict[str, Any] = {}
-    if isinstance(error, InvalidEventError | InvalidParameterError):
-        extra["errors"] = [{"path": e.path, "message": e.message, "code": e.code} for e in error.errors]
+    extra: dict[str, Any] = {name: msgspec.to_builtins(value) for name, value in members.items()}
+    if (errors := field_problems(error)) is not None:
+        extra["errors"] = msgspec.to_builtins(errors)
+    if isinstance(error, IncompatibleSchemaError):
+        extra["reasons"] = list(error.reasons)
     detail = kind.detail if kind.detail is not None else str(error)
     response = _response(kind.status, error.code, kind.title, detail, instance, retriable=error.retriable, **extra)
     _add_headers(response, error)
     return response
+
+
+def field_problems(error: PlatformError) -> list[FieldProblem] | None:
+    """Everything that an error says is wrong; None where it is not about fields."""
+    if not isinstance(error, InvalidEventError | InvalidParameterError | InvalidSchemaError | InvalidTopicError):
+        return None
+    return [FieldProblem(e.path, e.message, e.code) for e in error.errors]
 
 
 def http_problem(error: web.HTTPException, instance: str) -> web.Response:

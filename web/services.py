@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from streams.codecs import AvroCodec
-from streams.domain.aggregates import AggregatedEvent
 from streams.domain.errors import UnavailableError
+from streams.event_topics import EventTopics
 from streams.hub import Hub
 from streams.kafka.admin import TopicAdmin
 from streams.kafka.consumer import LogReader
@@ -17,24 +16,8 @@ from streams.publishing import Publisher, TopicCatalog
 from streams.redriving import Writer
 from streams.registry import SchemaLoader, SchemaRegistry
 from streams.settings import Settings
+from streams.storing import EventStore
 from tables.here import TableView
-
-
-class QueryWindows(Protocol):
-    """Window results of a topic, newest first; from_ms <= window start < to_ms."""
-
-    def __call__(
-        self,
-        topic: str,
-        *,
-        window: str | None,
-        event_type: str | None,
-        from_ms: int | None,
-        to_ms: int | None,
-        limit: int,
-    ) -> list[AggregatedEvent]:
-        """At most `limit` results."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +26,10 @@ class Services:
 
     settings: Settings
     catalog: TopicCatalog
+    topics: EventTopics
     publisher: Publisher
     producer: EventProducer
+    store: EventStore
     admin: TopicAdmin
     registry: SchemaRegistry
     hub: Hub
@@ -54,7 +39,6 @@ class Services:
     """What the platform's start waits for; None once it is up."""
     tables_waiting: Callable[[], str | None]
     """Why the tables cannot be trusted yet; None once they can."""
-    query_windows: QueryWindows
     tables: TableView
     letters_by_reason: Callable[[], Mapping[tuple[str, str], int]]
     """Dead letters by reason and source topic, in this worker's partitions."""

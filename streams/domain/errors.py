@@ -53,6 +53,16 @@ class MalformedEventError(InvalidEventError):
         super().__init__([FieldError("", message, "malformed")])
 
 
+class TooManyRecordsError(PlatformError):
+    """A batch has more records than the limit; none of them was looked at."""
+
+    code = "too_many_records"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"a batch has {limit} records at most")
+
+
 class UnsupportedFormatError(PlatformError):
     """The content type is none that the platform reads."""
 
@@ -128,9 +138,54 @@ class UnknownSchemaError(PlatformError):
 
 
 class IncompatibleSchemaError(PlatformError):
-    """The registry refuses the schema: it is not compatible with the subject's versions."""
+    """The registry refuses the schema: it is not compatible with the subject's versions. `reasons` are its own."""
 
     code = "incompatible_schema"
+
+    def __init__(self, detail: str, reasons: Sequence[str] = ()) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__(detail)
+
+
+class InvalidSchemaError(PlatformError):
+    """The text is no schema of its kind, or lacks the envelope; `errors` name the fields of the event."""
+
+    code = "invalid_schema"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{e.path or '/'}: {e.message}" for e in self.errors))
+
+
+class InvalidTopicError(PlatformError):
+    """A topic cannot be as it is asked for; `errors` name the members of the request."""
+
+    code = "invalid_topic"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{e.path or '/'}: {e.message}" for e in self.errors))
+
+
+class TopicExistsError(PlatformError):
+    """There is a topic of this name, or one that Kafka cannot tell from it in its metrics."""
+
+    code = "topic_exists"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+
+
+class TooManyTopicsError(PlatformError):
+    """First events may create no more topics; an administrator may."""
+
+    code = "too_many_topics"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"there are {limit} event topics or more: a first event creates none; POST /api/v1/topics does, with the"
+            " scope topics:admin, or raise STREAMS_MAX_TOPICS"
+        )
 
 
 class DuplicateEventError(PlatformError):
@@ -141,6 +196,15 @@ class DuplicateEventError(PlatformError):
     def __init__(self, event_id: str) -> None:
         self.event_id = event_id
         super().__init__(f"the event {event_id} was stored before")
+
+
+class IdempotencyConflictError(PlatformError):
+    """Another event was taken lately under this event id, or this Idempotency-Key."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self) -> None:
+        super().__init__("another event was taken under this event_id or Idempotency-Key: use a new one")
 
 
 class RedriveRunningError(PlatformError):

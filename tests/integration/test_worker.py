@@ -206,6 +206,7 @@ async def test_a_stream_shows_what_is_posted_to_a_client_that_we_did_not_write(w
             async with client.post("/api/v1/events/iot", json=body) as response:
                 assert response.status == 201
         async with asyncio.timeout(20):
+            assert json.loads(await stream.recv())["type"] == "position"
             values = [json.loads(await stream.recv())["event"]["value"] for _ in range(10)]
     assert values == [float(i) for i in range(1, 20, 2)]
 
