@@ -53,24 +53,33 @@ class Buried(msgspec.Struct, frozen=True, gc=False):
 Outcome = Stored | Buried | PlatformError
 
 
-class _Promise:
-    """The outcome of one record of a sending."""
+class _Promise(msgspec.Struct, gc=False):
+    """The outcome of one record of a sending. There are very many, for long: the collector of cycles must not walk them."""
 
-    __slots__ = ("index", "is_broken", "sending")
+    sending: Sending | None = None
+    """None until the record is submitted, which is in the same turn; and when the outcome is known."""
+    index: int = 0
+    receipt: Receipt | None = None
+    failed: bool = False
+    """Whether it could not be submitted, or nothing came of it."""
 
-    def __init__(self) -> None:
-        self.sending: Sending | None = None
-        """None until the record is submitted, which is in the same turn."""
-        self.index = 0
-        self.is_broken = False
-        """Whether it could not be submitted."""
+    @property
+    def outcome(self) -> Receipt | PlatformError | None:
+        """What became of it; None while it is not known."""
+        return self.receipt if self.sending is None else self.sending.outcomes[self.index]
 
     @property
     def is_void(self) -> bool:
         """Whether nothing came of it: the same event, or another one, is then a new one."""
-        if self.sending is None:
-            return self.is_broken
-        return isinstance(self.sending.outcomes[self.index], PlatformError)
+        return self.failed or isinstance(self.outcome, PlatformError)
+
+    def keep(self) -> None:
+        """Keep of a known outcome what is asked for later."""
+        outcome = self.outcome
+        if isinstance(outcome, Receipt):
+            self.receipt, self.sending = outcome, None
+        elif outcome is not None:
+            self.failed, self.sending = True, None
 
 
 class Submission:
@@ -105,13 +114,16 @@ class Submission:
         return unframe((self.offers[0].record.value or b"")[:HEADER_BYTES])[0]
 
     def outcomes(self) -> list[Outcome]:
-        """What became of each, as far as is known now."""
-        return [
+        """What became of each, as far as is known now. Ask once."""
+        found = [
             self._conflicts[place]
             if place in self._conflicts
             else _outcome(promise, is_duplicate=place not in self._new)
             for place, promise in enumerate(self._promises)
         ]
+        for promise in self._promises:
+            promise.keep()
+        return found
 
 
 class EventStore:
@@ -154,7 +166,7 @@ class EventStore:
             sending = self._producer.submit([offer.record for offer in new.values()])
         except BaseException:
             for place in new:
-                promises[place].is_broken = True
+                promises[place].failed = True
             raise
         for index, place in enumerate(new):
             promise = promises[place]
@@ -251,8 +263,9 @@ def _content(offer: Offer) -> bytes:
 
 
 def _outcome(promise: _Promise, *, is_duplicate: bool) -> Outcome:
-    assert promise.sending is not None
-    outcome = promise.sending.outcomes[promise.index]
+    if promise.failed:
+        return KafkaUnavailableError("the same event, sent at the same time, was not stored")
+    outcome = promise.outcome
     if outcome is None:
         return KafkaUnavailableError("no acknowledgement in time")
     return Stored(outcome, is_duplicate) if isinstance(outcome, Receipt) else outcome

@@ -22,7 +22,7 @@ def fingerprint(content: bytes) -> bytes:
     return blake2b(content, digest_size=_FINGERPRINT_BYTES).digest()
 
 
-class Taken(msgspec.Struct, Generic[P], frozen=True):
+class Taken(msgspec.Struct, Generic[P], frozen=True, gc=False):
     """An event that was taken."""
 
     fingerprint: bytes
