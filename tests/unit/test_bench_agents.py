@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from deploy.local.bench.processes import environment
+from deploy.local.bench.report import as_json, show
 from deploy.local.bench_agents import events
 from deploy.local.bench_agents.__main__ import options
 from deploy.local.bench_agents.cases import CASES
 from deploy.local.bench_agents.processes import command
-from deploy.local.bench_agents.report import Outcome, as_json, show
+from deploy.local.bench_agents.report import Outcome, as_table
 from deploy.local.bench_agents.results import Sample, median, together
 from streams import schemas
 from streams.codecs import AvroCodec
@@ -80,7 +81,7 @@ def test_a_restore_is_judged_by_a_million_keys_however_many_were_restored() -> N
 
 def test_the_table_has_no_colours_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    show([outcome("decode", 20, 10), outcome("restore", 3)], Console(file=out))
+    show(as_table([outcome("decode", 20, 10), outcome("restore", 3)]), Console(file=out))
     text = out.getvalue()
     assert "MISSED: 2.00 times its CPU" in text
     assert "aiokafka, same decode" in text

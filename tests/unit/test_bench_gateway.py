@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from deploy.local.bench.processes import SubjectError
+from deploy.local.bench.report import as_json, show
 from deploy.local.bench_gateway import requests, wrk
 from deploy.local.bench_gateway.__main__ import options
 from deploy.local.bench_gateway.cases import CASES
 from deploy.local.bench_gateway.frames import BINARY, PING, TEXT, FrameReader, pong
-from deploy.local.bench_gateway.report import Outcome, as_json, show
+from deploy.local.bench_gateway.report import Outcome, as_table
 from deploy.local.bench_gateway.results import Sample, median
 from streams.domain.validation import EventRules, event_from_json
 
@@ -69,7 +70,7 @@ def test_a_stream_that_delivers_nothing_is_not_fast():
 
 def test_the_table_has_no_colours_where_there_is_no_terminal():
     out = io.StringIO()
-    show([Outcome(BY_NAME["batch"], ((sample(cpu_us=30),), (sample(cpu_us=7),)))], Console(file=out))
+    show(as_table([Outcome(BY_NAME["batch"], ((sample(cpu_us=30),), (sample(cpu_us=7),)))]), Console(file=out))
     text = out.getvalue()
     assert "MISSED: 30.0 µs of CPU an event" in text
     assert "the same producer" in text

@@ -19,10 +19,11 @@ from pathlib import Path
 from deploy.local.bench.invocation import interruptible, positive
 from deploy.local.bench.machine import machine
 from deploy.local.bench.processes import SubjectError, cores
+from deploy.local.bench.report import as_json, show
 from deploy.local.bench.servers import ServerError, running
 from deploy.local.bench_agents.bench import Bench
 from deploy.local.bench_agents.cases import CASES, Case
-from deploy.local.bench_agents.report import Outcome, as_json, show
+from deploy.local.bench_agents.report import Outcome, as_table
 from deploy.local.paths import ROOT
 from deploy.local.progress import Step, paint
 from streams.domain.errors import PlatformError
@@ -83,7 +84,7 @@ def main() -> int:
     if chosen.json:
         print(as_json(outcomes, machine(available)))
     else:
-        show(outcomes)
+        show(as_table(outcomes))
     return 0
 
 

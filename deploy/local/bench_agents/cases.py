@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from deploy.local.bench.report import Target
 from deploy.local.bench_agents.results import Median
 
 _SUBJECTS: Final = "deploy.local.bench_agents.subjects"
@@ -32,26 +32,6 @@ class Subject:
         return f"{_SUBJECTS}.{self.module}"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a case must reach: a figure of the medians, its limit, and on which side of it is right."""
-
-    figure: str
-    """A format with the place of the figure and that of the limit."""
-    value: Callable[[Median, Median], float]
-    limit: float
-    at_most: bool = True
-
-    def is_met(self, measured: Median, yardstick: Median) -> bool:
-        """Whether these medians reach it."""
-        value = self.value(measured, yardstick)
-        return value <= self.limit if self.at_most else value >= self.limit
-
-    def text(self, measured: Median, yardstick: Median) -> str:
-        """The figure and its limit, for people."""
-        return self.figure.format(self.value(measured, yardstick), self.limit)
-
-
 class Input(Enum):
     """What the subjects of a case read."""
 
@@ -70,7 +50,7 @@ class Case:
     input: Input
     measured: Subject
     yardstick: Subject | None
-    targets: tuple[Target, ...]
+    targets: tuple[Target[Median], ...]
     partitions: int = 4
 
     @property

@@ -20,11 +20,12 @@ from pathlib import Path
 from deploy.local.bench.invocation import interruptible, positive
 from deploy.local.bench.machine import machine
 from deploy.local.bench.processes import SubjectError, cores
+from deploy.local.bench.report import as_json, show
 from deploy.local.bench.servers import ServerError, running
 from deploy.local.bench_gateway import wrk
 from deploy.local.bench_gateway.bench import Bench, Plan
 from deploy.local.bench_gateway.cases import CASES, Case
-from deploy.local.bench_gateway.report import Outcome, as_json, show
+from deploy.local.bench_gateway.report import Outcome, as_table
 from deploy.local.paths import ROOT
 from deploy.local.progress import SetupError, Step, paint, say
 from streams.domain.errors import PlatformError
@@ -93,7 +94,7 @@ def main() -> int:
     if chosen.json:
         print(as_json(outcomes, machine(available) | {"load_before": load}))
     elif outcomes:
-        show(outcomes)
+        show(as_table(outcomes))
     return status
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from deploy.local.bench.report import Target
 from deploy.local.bench_gateway.requests import BATCH, BATCH_CONNECTIONS, CONNECTIONS
 from deploy.local.bench_gateway.results import Median
 
@@ -53,26 +53,6 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What a case must reach: a figure of the medians, its limit, and on which side of it is right."""
-
-    figure: str
-    """A format with the place of the figure and that of the limit."""
-    value: Callable[[Median, Median], float]
-    limit: float
-    at_most: bool = True
-
-    def is_met(self, measured: Median, yardstick: Median) -> bool:
-        """Whether these medians reach it."""
-        value = self.value(measured, yardstick)
-        return value <= self.limit if self.at_most else value >= self.limit
-
-    def text(self, measured: Median, yardstick: Median) -> str:
-        """The figure and its limit, for people."""
-        return self.figure.format(self.value(measured, yardstick), self.limit)
-
-
-@dataclass(frozen=True, slots=True)
 class Case:
     """One row of the table: something of the product, its yardstick where there is one, and what else is worth seeing."""
 
@@ -81,7 +61,7 @@ class Case:
     load: Posts | Watch
     measured: Subject
     yardstick: Subject | None
-    targets: tuple[Target, ...]
+    targets: tuple[Target[Median], ...]
     beside: tuple[Subject, ...] = ()
     """Measured for information; no target looks at them."""
 

@@ -1,18 +1,18 @@
-"""The table of the medians: with colours on a terminal, plain elsewhere, or as JSON."""
+"""How what was measured is shown."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from deploy.local.bench.machine import wide
+from deploy.local.bench import report
 from deploy.local.bench_gateway.cases import Case
 from deploy.local.bench_gateway.results import Median, Sample, median
+
+_COLUMNS: Final = ("runs", "events/s", "CPU µs an event", "least, most", "core", "p50, p99 ms", "client late")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,8 @@ class Outcome:
 
 
 def as_table(outcomes: Sequence[Outcome]) -> Table:
-    """A row for each subject, and beside the measured one how the case stands."""
-    table = Table(title="medians", title_justify="left")
-    table.add_column("case")
-    for name in ("runs", "events/s", "CPU µs an event", "least, most", "core", "p50, p99 ms", "client late"):
-        table.add_column(name, justify="right")
-    table.add_column("target")
-    for outcome in outcomes:
-        table.add_section()
-        verdicts = Text("\n").join(
-            Text("met: " if met else "MISSED: ", style="green" if met else "bold red") + Text(text, style="default")
-            for met, text in outcome.verdicts()
-        )
-        for number, (subject, found) in enumerate(zip(outcome.case.subjects, outcome.medians, strict=True)):
-            title = f"{outcome.case.title}\n  {subject.title}" if number == 0 else f"  {subject.title}"
-            table.add_row(Text(title), *_figures(found), verdicts if number == 0 else Text())
-    return table
+    """The table of the medians."""
+    return report.as_table(outcomes, "medians", _COLUMNS, _figures)
 
 
 def _figures(found: Median) -> tuple[str, ...]:
@@ -63,24 +49,3 @@ def _figures(found: Median) -> tuple[str, ...]:
         "" if found.p50_ms is None else f"{found.p50_ms:.1f}, {found.p99_ms:.1f}",
         "" if found.client_p99_ms is None else f"{found.client_p99_ms:.1f}",
     )
-
-
-def show(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
-    """Print the table."""
-    wide(console).print(as_table(outcomes))
-
-
-def as_json(outcomes: Sequence[Outcome], machine: Mapping[str, object]) -> str:
-    """Every run, for machines."""
-    cases = [
-        {
-            "case": outcome.case.name,
-            "subjects": [
-                {"title": subject.title, "median": asdict(found), "runs": [asdict(sample) for sample in samples]}
-                for subject, found, samples in zip(outcome.case.subjects, outcome.medians, outcome.runs, strict=True)
-            ],
-            "targets": [{"met": met, "text": text} for met, text in outcome.verdicts()],
-        }
-        for outcome in outcomes
-    ]
-    return json.dumps({"machine": machine, "cases": cases})
