@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from deploy.local.bench.invocation import interruptible, positive
+from deploy.local.bench.invocation import interruptible, parser, positive
 from deploy.local.bench.machine import machine
 from deploy.local.bench.processes import SubjectError, cores
 from deploy.local.bench.report import as_json, show
@@ -36,23 +36,9 @@ async def measure_all(bench: Bench, cases: Sequence[Case]) -> list[Outcome]:
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
-    names = [case.name for case in CASES]
-    parser = argparse.ArgumentParser(
-        prog="python -m deploy.local.bench_agents",
-        description=__doc__,
-        epilog="cases: " + "; ".join(f"{case.name}: {case.title}" for case in CASES),
-    )
-    parser.add_argument("--events", type=positive, default=500_000, metavar="N", help="events of a run (500000)")
-    parser.add_argument("--runs", type=positive, default=5, metavar="N", help="runs of each subject (5)")
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=names,
-        metavar="CASE",
-        help=f"only this case, may be repeated: {', '.join(names)}",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output, and progress on the other")
-    return parser.parse_args(arguments)
+    found = parser("python -m deploy.local.bench_agents", __doc__, CASES)
+    found.add_argument("--events", type=positive, default=500_000, metavar="N", help="events of a run (500000)")
+    return found.parse_args(arguments)
 
 
 def main() -> int:
