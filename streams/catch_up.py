@@ -6,16 +6,21 @@ from reading, and holds one chunk in memory.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from streams.domain.cursor import Gap, Positions, Range, gap_of
+from streams.feed import size_of
 from streams.kafka.consumer import LogReader, Partition, Record, Span
 from streams.kafka.reader_pool import ReaderPool
 
 CHUNK_PARTITION_BYTES: Final = 262_144
 """What is fetched of a partition at once; a batch of records that is larger comes whole."""
+CHUNK_BYTES: Final = 1_048_576
+"""What a watcher holds of what was fetched, or one record more: a batch that is compressed may be any number of times
+as large as what was fetched. The rest is fetched again."""
 CHUNK_PARTITIONS: Final = 4
 """How many partitions are read at once: those that are the farthest behind."""
 
@@ -60,7 +65,7 @@ class CatchUp:
 
 
 async def _read(reader: LogReader, spans: dict[Partition, Span], positions: Positions) -> Chunk:
-    came_on = await reader.chunk(spans)
+    came_on = _bounded(await reader.chunk(spans))
     # Where the first offset is not the one that was asked for, it was a transaction's end, or retention was faster.
     jumped = [p for p, (records, at) in came_on.items() if (records[0].offset if records else at) > spans[p].start]
     starts = await reader.spans(jumped)
@@ -75,3 +80,14 @@ async def _read(reader: LogReader, spans: dict[Partition, Span], positions: Posi
         after[number] = at
     gap = gap_of(positions, before, ranges, "expired") if ranges else None
     return Chunk([record for records, _ in came_on.values() for record in records], after, gap)
+
+
+def _bounded(came_on: dict[Partition, tuple[list[Record], int]]) -> dict[Partition, tuple[list[Record], int]]:
+    """The first of these records, and where to go on after them."""
+    bounded, size = {}, 0
+    for partition, (records, at) in came_on.items():
+        sizes = itertools.accumulate((size_of(record) for record in records), initial=size)
+        count = sum(1 for before in itertools.islice(sizes, len(records)) if before < CHUNK_BYTES)
+        bounded[partition] = (records[:count], at if count == len(records) else records[count].offset)
+        size += sum(size_of(record) for record in records[:count])
+    return bounded

@@ -17,9 +17,9 @@ from typing import Final, Literal
 
 from streams.catch_up import CHUNK_PARTITION_BYTES, CatchUp
 from streams.domain.cursor import Gap, Positions, place
-from streams.domain.errors import UnavailableError, UnknownTopicError
+from streams.domain.errors import KafkaUnavailableError, PlatformError, UnavailableError, UnknownTopicError
 from streams.feed import Feed
-from streams.kafka.consumer import LogReader, Partition, Record, Span
+from streams.kafka.consumer import LogReader, LostPlaceError, Partition, Record, Span
 from streams.settings import Settings
 from streams.subscription import Subscription
 
@@ -36,12 +36,17 @@ _POLL_MS: Final = 100
 _GATHER_S: Final = 0.005
 """After records have come, so long others are waited for: each wake-up of a thousand watchers costs their number."""
 _PATIENCE_S: Final = 0.1
-"""How long a watcher may hold up a full feed before it has a gap, until it has caught up again."""
+"""How long a watcher may hold up a full feed before it has a gap, until it has caught up again; half of it after each
+time that was in vain lately, and nothing in the end: a few who stall again and again would slow down all others."""
+_MOST_STRIKES: Final = 5
 _LOOK_S: Final = 0.002
 _LINGER_S: Final = 30.0
 """How long a feed is kept that nobody watches."""
 _REFRESH_S: Final = 10.0
 """How often new partitions are looked for."""
+_SILENCE_S: Final = 6.0
+"""How long Kafka may not answer before that is a trouble. With the patience of the health check, that is longer than a
+topic that is no more stays watched."""
 
 
 @dataclass(slots=True)
@@ -60,6 +65,9 @@ class Hub:
         self._reader: LogReader | None = None
         self._asker: LogReader | None = None
         self._asking = asyncio.Lock()
+        self._questions = 0
+        self._answers: dict[str, tuple[int, dict[int, Span]]] = {}
+        """By topic, the last answer and the number of its question."""
         self._polling = asyncio.Lock()
         self._watched: dict[str, _Watched] = {}
         self._changed = asyncio.Event()
@@ -79,7 +87,7 @@ class Hub:
             return LogReader(
                 self._settings, client_id=client_id, max_partition_bytes=CHUNK_PARTITION_BYTES, wait_ms=_CHUNK_WAIT_MS
             )
-        return LogReader(self._settings, client_id=client_id)
+        return LogReader(self._settings, client_id=client_id, resets=False)
 
     async def start(self) -> None:
         """Connect. Raises KafkaUnavailableError or KafkaAccessError."""
@@ -94,12 +102,13 @@ class Hub:
 
     async def stop(self) -> None:
         """End every subscription and close the readers."""
-        for watched in self._watched.values():
-            watched.feed.close()
-        self._watched = {}
         # Not while they are used: what `follow` polls for ends within its moment of waiting.
         async with self._polling:
             reader, self._reader = self._reader, None
+        # Nothing is opened from here on, so that nobody waits for what will never come.
+        for watched in self._watched.values():
+            watched.feed.close()
+        self._watched = {}
         self._changed.set()
         async with self._asking:
             asker, self._asker = self._asker, None
@@ -156,11 +165,20 @@ class Hub:
         return watched, subscription
 
     async def _spans(self, topic: str) -> dict[int, Span]:
+        """The offsets that a topic has now. A thousand clients who come back at once ask Kafka a few times, not each."""
+        asked_before = self._questions
         async with self._asking:
             if self._asker is None:
                 raise UnavailableError("live streams have not started yet")
-            spans = await self._asker.spans(await self._asker.partitions([topic]))
-        return {partition.partition: span for partition, span in spans.items()}
+            number, spans = self._answers.get(topic, (0, {}))
+            if number > asked_before:
+                return spans
+            self._questions += 1
+            number = self._questions
+            found = await self._asker.spans(await self._asker.partitions([topic]))
+            spans = {partition.partition: span for partition, span in found.items()}
+            self._answers[topic] = number, spans
+        return spans
 
     def _open(self, topic: str, spans: dict[int, Span]) -> _Watched:
         if self._reader is None:
@@ -193,20 +211,25 @@ class Hub:
             self._forget()
             if not self._watched:
                 self.trouble = None
-                await self.history.close()
+                # Before anything is waited for: whoever comes meanwhile must be seen.
                 self._changed.clear()
-                if not self._watched and self._reader is not None:
-                    await self._changed.wait()
+                await self.history.close()
+                await self._changed.wait()
                 continue
             try:
                 batches = await self._poll()
-                failures, self.trouble = 0, None
+            except LostPlaceError as exc:
+                # Who comes back with a cursor is told what is missing, or that the cursor is another topic's.
+                for topic in exc.topics:
+                    self._end(topic, exc)
+                continue
             except UnavailableError as exc:
                 failures += 1
                 self.trouble = exc.code
                 log.warning("live streams wait for Kafka: %s", exc)
                 await asyncio.sleep(policy.ceiling_s(failures))
                 continue
+            failures = 0
             if batches:
                 await self._publish(batches)
                 await asyncio.sleep(_GATHER_S)
@@ -219,13 +242,22 @@ class Hub:
                 self._changed.clear()
                 feeds = [watched.feed for watched in self._watched.values()]
                 self._reader.assign({Partition(f.topic, p): offset for f in feeds for p, offset in f.head.items()})
-            return await self._reader.poll(_POLL_MS)
+            batches = await self._reader.poll(_POLL_MS)
+            is_silent = not batches and self._reader.silence_s() >= _SILENCE_S
+            self.trouble = KafkaUnavailableError.code if is_silent else None
+            return batches
 
     def _forget(self) -> None:
         """Drop feeds that nobody has watched for a while."""
         latest = time.monotonic() - _LINGER_S
         for topic in [t for t, w in self._watched.items() if not w.watchers and w.empty_since <= latest]:
             del self._watched[topic]
+            self._changed.set()
+
+    def _end(self, topic: str, error: PlatformError) -> None:
+        """End every subscription of a topic with an error."""
+        if (watched := self._watched.pop(topic, None)) is not None:
+            watched.feed.close(error)
             self._changed.set()
 
     async def _publish(self, batches: dict[Partition, list[Record]]) -> None:
@@ -240,13 +272,15 @@ class Hub:
     async def _let_them_take(self, watched: _Watched, piece: Sequence[Record]) -> None:
         """Wait a moment for watchers who would lose something by this piece: a burst is faster than any of them."""
         oldest = watched.feed.kept_after(piece)
-        until = time.monotonic() + _PATIENCE_S
-        while late := [watcher for watcher in watched.watchers if watcher.holds_up(oldest)]:
-            if time.monotonic() >= until or watched.feed.closed:
-                for watcher in late:
-                    watcher.is_slow()
-                return
-            await asyncio.sleep(_LOOK_S)
+        began = time.monotonic()
+        while (late := [each for each in watched.watchers if each.holds_up(oldest)]) and not watched.feed.closed:
+            now = time.monotonic()
+            for watcher in late:
+                strikes = watcher.strikes(now)
+                if strikes > _MOST_STRIKES or now - began >= _PATIENCE_S / 2**strikes:
+                    watcher.is_slow(now)
+            if any(watcher.holds_up(oldest) for watcher in late):
+                await asyncio.sleep(_LOOK_S)
 
     async def _refresh(self) -> None:
         """Find partitions that watched topics were given, and topics that are no more."""
@@ -259,9 +293,7 @@ class Hub:
         try:
             spans = await self._spans(topic)
         except UnknownTopicError as exc:
-            if (watched := self._watched.pop(topic, None)) is not None:
-                watched.feed.close(exc)
-                self._changed.set()
+            self._end(topic, exc)
             return
         except UnavailableError as exc:
             log.warning("new partitions of %s are not looked for: %s", topic, exc)

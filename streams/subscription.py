@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 TAKE_RECORDS: Final = 256
 TAKE_BYTES: Final = 65_536
 """How much a watcher is given at once."""
+_FORGIVEN_S: Final = 60.0
+"""After so long without another, it no longer counts that a watcher was waited for in vain."""
 
 
 class Subscription:
@@ -34,6 +36,8 @@ class Subscription:
         self._follower: Follower | None = None
         self._behind: deque[Entry] = deque()
         self._slow = False
+        self._strikes = 0
+        self._struck_at = float("-inf")
         self.cursor = gap.before if gap is not None else format_cursor(positions)
         """What has been taken so far."""
 
@@ -46,15 +50,20 @@ class Subscription:
         """Whether it would lose something, and may be waited for, if this became the feed's oldest entry."""
         return self._follower is not None and not self._slow and self._follower.at < oldest
 
-    def is_slow(self) -> None:
-        """It was waited for long enough: not again until it has caught up."""
+    def is_slow(self, now: float) -> None:
+        """It was waited for long enough: not again until it has caught up. `now` is monotonic, in seconds."""
         self._slow = True
+        self._strikes, self._struck_at = self.strikes(now) + 1, now
+
+    def strikes(self, now: float) -> int:
+        """How often it was waited for in vain lately."""
+        return self._strikes if now - self._struck_at < _FORGIVEN_S else 0
 
     async def take(self) -> list[Entry] | Gap | None:
         """What comes next, waiting for it; None when the worker shuts down. Cancel it as you like.
 
         Only one who has been live is told of a gap of the reason `slow`. Raises UnknownTopicError where the topic is
-        no more, and KafkaAccessError.
+        no more, LostPlaceError where the log does not have what comes next, and KafkaAccessError.
         """
         while True:
             if self._gap is not None:
@@ -100,13 +109,13 @@ class Subscription:
     async def _catch_up(self) -> None:
         """Go live where the feed covers the rest, else read the next chunk of what is before it."""
         feed = self._feed
-        if added := {p: feed.beginning(p) for p in feed.head.keys() - self._positions.keys()}:
-            self._positions = dict(sorted((self._positions | added).items()))
-        if feed.covers(self._positions):
-            self._follower = Follower(feed, self._positions)
-            return
         failures = 0
         while not feed.closed:
+            if added := {p: feed.beginning(p) for p in feed.head.keys() - self._positions.keys()}:
+                self._positions = dict(sorted((self._positions | added).items()))
+            if feed.covers(self._positions):
+                self._follower = Follower(feed, self._positions)
+                return
             try:
                 chunk = await self._history.read(feed.topic, self._positions, feed.head)
             except UnavailableError as exc:

@@ -21,6 +21,8 @@ class MemoryLog:
         self.at_once = at_once
         """How many records of a partition a poll gives at most."""
         self.fails: PlatformError | None = None
+        self.silence_s = 0.0
+        """For how long it seems to its readers that Kafka is away."""
         self.gone = False
         self.readers: list[str] = []
         """The purpose of every reader that was opened."""
@@ -80,6 +82,12 @@ class MemoryLogReader(LogReader):
 
     def assign(self, positions: Mapping[Partition, int]) -> None:
         self._positions = dict(positions)
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Nothing is read ahead here."""
+
+    def silence_s(self) -> float:
+        return self.log.silence_s
 
     async def position(self, partition: Partition) -> int:
         return self._positions[partition]

@@ -105,17 +105,21 @@ class StreamMessages:
         self._loader = loader
         self._shared: dict[tuple[str, StreamFormat], tuple[Entry, Entry, bytes]] = {}
 
-    async def frames(self, entries: Sequence[Entry], format_: StreamFormat, wanted: RecordFilter) -> tuple[bytes, int]:
-        """The frames of those entries that are wanted, in one piece, and how many there are.
+    async def frames(
+        self, entries: Sequence[Entry], format_: StreamFormat, wanted: RecordFilter
+    ) -> tuple[bytes, Sequence[Entry]]:
+        """The frames of those entries that are wanted, in one piece, and which they are.
 
         Raises RegistryUnavailableError or RegistryAccessError where a schema must be looked up and cannot be.
         """
         if wanted.all:
-            return await self._for_all(entries, format_), len(entries)
-        frames = [await self._frame(entry, format_) for entry in entries if wanted.matches(entry.record)]
-        return b"".join(frames), len(frames)
+            return await self._for_all(entries, format_), entries
+        chosen = [entry for entry in entries if wanted.matches(entry.record)]
+        return b"".join([await self._frame(entry, format_) for entry in chosen]), chosen
 
     async def _for_all(self, entries: Sequence[Entry], format_: StreamFormat) -> bytes:
+        if not entries:
+            return b""
         first, last = entries[0], entries[-1]
         key = (first.record.topic, format_)
         shared = self._shared.get(key)

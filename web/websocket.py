@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket as sockets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +18,7 @@ from aiohttp.client_exceptions import ClientConnectionResetError
 from streams.domain.cursor import CursorError, Gap, parse_cursor
 from streams.domain.errors import FieldError, UnavailableError, UnknownTopicError
 from streams.domain.naming import api_topic
+from streams.feed import Entry
 from streams.hub import Start
 from streams.subscription import Subscription
 from web.claims import CLAIMS
@@ -38,6 +39,7 @@ TOKEN_EXPIRED: Final = 4401
 TOPIC_GONE: Final = 4404
 """From the range 4000 to 4999, which RFC 6455 leaves to applications."""
 TOO_SLOW: Final = "too_slow"
+GOING_AWAY: Final = (int(WSCloseCode.GOING_AWAY), "the server is shutting down")
 
 INVALID_CURSOR: Final = "invalid_cursor"
 GAP: Final = "gap"
@@ -75,7 +77,7 @@ _SEND_BUFFER_BYTES: Final = 262_144
 
 
 class TooSlowError(Exception):
-    """The client has a gap, and asked to be closed rather than to be told."""
+    """The client has a gap, and asked to be closed rather than to be told; or it takes nothing at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Outlet:
         self._socket = socket
         self._transport = transport
         self._writer = writer
+        self.leaving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the worker shuts down."""
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _SEND_BUFFER_BYTES)
@@ -113,15 +117,25 @@ class Outlet:
     async def write(self, frames: bytes) -> None:
         """Write; where the client does not take what was written before, wait until it does.
 
-        Raises ClientConnectionResetError once the connection is closed: after a close frame nothing may come.
+        Raises ClientConnectionResetError once the connection is closed: after a close frame nothing may come; and
+        TooSlowError for a client that takes nothing for as long as it may leave a ping unanswered.
         """
         if self._socket.closed or self._transport.is_closing():
             raise ClientConnectionResetError("the connection is closed")
         self._transport.write(frames)
-        await self._writer.drain()
+        if self._transport.get_write_buffer_size():
+            try:
+                # aiohttp asks for no answer to its ping while a client sends, which one may do that reads nothing.
+                async with asyncio.timeout(1.5 * HEARTBEAT_S):
+                    await self._writer.drain()
+            except TimeoutError as exc:
+                raise TooSlowError from exc
 
     async def close(self, code: int, reason: str) -> None:
-        """Close with a code; a client that does not take it in time loses its connection all the same."""
+        """Close with a code; a client that does not take it in time loses its connection all the same.
+
+        Not while another task receives: aiohttp would not wait for the client's answer then.
+        """
         try:
             # Not drained: a client that does not read must not hold up the closing.
             await self._socket.close(code=code, message=reason.encode(), drain=False)
@@ -140,6 +154,7 @@ class Live:
         self._clock = clock
         self._messages = StreamMessages(services.codec, services.loader)
         self._open: set[Outlet] = set()
+        self._is_leaving = False
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """GET /stream/{topic}: events from a place in the log on, then as they come. The first message is that place."""
@@ -170,6 +185,8 @@ class Live:
             outlet = Outlet(socket, transport, await socket.prepare(request))
             topic = api_topic(kafka_topic)
             self._open.add(outlet)
+            if self._is_leaving:
+                outlet.leaving.set_result(None)
             self._metrics.client(topic, +1)
             try:
                 sending = self._send(outlet, topic, subscription, wishes)
@@ -188,14 +205,22 @@ class Live:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and not origin_allowed(origin, request.host, self._services.settings):
             raise OriginDeniedError(f"pages of {origin!r} may not open a stream here")
-        if not socket.can_prepare(request):
+        try:
+            is_handshake = bool(socket.can_prepare(request))
+        except ValueError:
+            is_handshake = False  # its key is no ASCII
+        if not is_handshake:
             raise InvalidRequestError("this is a WebSocket: open it with a handshake of RFC 6455, version 13")
 
     async def shutdown(self) -> None:
-        """Close every socket with 1001, so that clients connect to another worker."""
-        await asyncio.gather(
-            *(outlet.close(WSCloseCode.GOING_AWAY, "the server is shutting down") for outlet in list(self._open))
-        )
+        """Let every handler close its socket with 1001, so that clients connect to another worker.
+
+        The server waits for its handlers, also for those that are about to open one.
+        """
+        self._is_leaving = True
+        for outlet in self._open:
+            if not outlet.leaving.done():
+                outlet.leaving.set_result(None)
 
     async def _serve(
         self,
@@ -207,9 +232,10 @@ class Live:
         sending = asyncio.ensure_future(send)
         receiving = asyncio.ensure_future(_receive(socket))
         code, reason = int(WSCloseCode.INTERNAL_ERROR), "internal"
+        done: set[asyncio.Future[None]] = set()
         try:
             done, _ = await asyncio.wait(
-                {sending, receiving},
+                {sending, receiving, outlet.leaving},
                 timeout=max(0.0, expires_at - self._clock()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -217,6 +243,8 @@ class Live:
                 code, reason = TOKEN_EXPIRED, "the token has expired"
             elif sending in done:
                 code, reason = _ending(sending)
+            elif outlet.leaving in done:
+                code, reason = GOING_AWAY
             else:
                 # The client has closed, or its connection is lost: there is nobody to tell.
                 receiving.result()
@@ -228,7 +256,7 @@ class Live:
             sending.cancel()
             receiving.cancel()
             await asyncio.wait({sending, receiving})
-            if not sending.cancelled():
+            if sending not in done and not sending.cancelled():
                 _ending(sending)
             await outlet.close(code, reason)
 
@@ -247,22 +275,23 @@ class Live:
                 taken = []
             if taken is None:
                 return
+            sent: Sequence[Entry] = ()
             if isinstance(taken, Gap):
                 self._metrics.gap(topic, taken.reason, taken.missed)
                 if wishes.close_slow and taken.reason == "slow":
                     raise TooSlowError
-                data, count = gap_frame(taken), 0
+                data = gap_frame(taken)
                 told = taken.after
             else:
-                data, count = await self._messages.frames(taken, wishes.format, wishes.wanted) if taken else (b"", 0)
-                if count:
-                    told = taken[-1].cursor
+                data, sent = await self._messages.frames(taken, wishes.format, wishes.wanted)
+                if sent:
+                    told = sent[-1].cursor
                 elif subscription.cursor != told and loop.time() >= told_at + _POSITION_S:
                     data, told = position_frame(subscription.cursor), subscription.cursor
             if data:
                 told_at = loop.time()
                 await outlet.write(data)
-                self._metrics.sent(topic, count, len(data))
+                self._metrics.sent(topic, len(sent), len(data))
 
 
 async def _receive(socket: web.WebSocketResponse) -> None:
@@ -276,7 +305,7 @@ def _ending(sending: asyncio.Future[None]) -> tuple[int, str]:
     error = sending.exception()
     match error:
         case None:
-            return WSCloseCode.GOING_AWAY, "the server is shutting down"
+            return GOING_AWAY
         case TooSlowError():
             return WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW
         case UnavailableError():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
 
-from streams.domain.errors import UnknownTopicError
+from streams.domain.errors import KafkaUnavailableError, UnavailableError, UnknownTopicError
 from streams.kafka.errors import translated
 from streams.kafka.security import aiokafka_options
 from streams.settings import Settings
@@ -18,6 +20,8 @@ from streams.settings import Settings
 _POLL_MS: Final = 500
 _MAX_POLL_RECORDS: Final = 500
 _SETTLE_S: Final = 0.05
+_CHUNK_S: Final = 5.0
+"""How long a chunk is waited for: a partition may have no leader, and its topic may be no more."""
 
 
 class Partition(NamedTuple):
@@ -47,6 +51,14 @@ class Record:
     headers: tuple[tuple[str, bytes], ...]
 
 
+class LostPlaceError(UnavailableError):
+    """The log has no such offsets: retention was faster than the reader, or it is another log of the same name."""
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self.topics = frozenset(topics)
+        super().__init__(f"the log does not have what would come next: {', '.join(sorted(self.topics))}")
+
+
 def plain(headers: Iterable[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:
     """Headers whose values are all bytes: one without a value, which Kafka allows, has an empty one."""
     return tuple((name, value or b"") for name, value in headers)
@@ -59,7 +71,13 @@ class LogReader:
     """
 
     def __init__(
-        self, settings: Settings, *, client_id: str, max_partition_bytes: int = 1_048_576, wait_ms: int = 100
+        self,
+        settings: Settings,
+        *,
+        client_id: str,
+        max_partition_bytes: int = 1_048_576,
+        wait_ms: int = 100,
+        resets: bool = True,
     ) -> None:
         self._settings = settings
         self._client_id = client_id
@@ -68,6 +86,10 @@ class LogReader:
         self._wait_ms = wait_ms
         """How long a broker waits for records where there are none yet. Whoever reads only what is there already, and
         then something else, waits as long for a fetch that it no longer wants."""
+        self._resets = resets
+        """Whether reading goes on at the log's beginning where the log does not have a position; else `poll` raises
+        LostPlaceError."""
+        self._assigned_at = 0.0
         self._consumer: AIOKafkaConsumer | None = None
 
     async def start(self) -> None:
@@ -78,7 +100,7 @@ class LogReader:
             group_id=None,
             enable_auto_commit=False,
             isolation_level="read_committed",
-            auto_offset_reset="earliest",
+            auto_offset_reset="earliest" if self._resets else "none",
             fetch_max_wait_ms=self._wait_ms,
             max_partition_fetch_bytes=self._max_partition_bytes,
             request_timeout_ms=10_000,
@@ -99,7 +121,15 @@ class LogReader:
             # would wait for ever: leave it the moment that it needs.
             await asyncio.sleep(_SETTLE_S)
             with translated("close the reader"):
-                await consumer.stop()
+                try:
+                    await consumer.stop()
+                except asyncio.CancelledError:
+                    # It may be that of a fetch of aiokafka's own, which waits after an error: while Kafka is away,
+                    # stop() would end there, before it closes anything.
+                    await consumer._client.close()  # noqa: SLF001
+                    task = asyncio.current_task()
+                    if task is not None and task.cancelling():
+                        raise
 
     async def partitions(self, topics: Iterable[str]) -> list[Partition]:
         """Every partition of the topics. Raises UnknownTopicError for one that does not exist."""
@@ -142,7 +172,7 @@ class LogReader:
             Partition(tp.topic, tp.partition): None if (at := found.get(tp)) is None else at.offset for tp in wanted
         }
 
-    async def read(self, spans: Mapping[Partition, Span]) -> AsyncIterator[list[Record]]:
+    async def read(self, spans: Mapping[Partition, Span]) -> AsyncGenerator[list[Record]]:
         """The records of the spans, partition by partition in order, in the batches that Kafka gives."""
         open_spans = {TopicPartition(*p): span for p, span in spans.items() if span.start < span.end}
         self.assign({p: span.start for p, span in spans.items() if span.start < span.end})
@@ -164,9 +194,21 @@ class LogReader:
     async def chunk(self, spans: Mapping[Partition, Span]) -> dict[Partition, tuple[list[Record], int]]:
         """What Kafka gives first of the spans: of each partition that came on, its records, and where it goes on.
 
-        Records may be none where a partition came on: its next offsets were transactions' ends.
+        Records may be none where a partition came on: its next offsets were transactions' ends. Raises
+        KafkaUnavailableError where nothing comes within some seconds.
         """
         self.assign({partition: span.start for partition, span in spans.items()})
+        try:
+            async with asyncio.timeout(_CHUNK_S):
+                came_on = await self._come_on(spans)
+        except TimeoutError as exc:
+            topics = ", ".join(sorted({partition.topic for partition in spans}))
+            raise KafkaUnavailableError(f"cannot read {topics}: nothing has come for {_CHUNK_S:g} s") from exc
+        # Nobody wants the rest of them, and at the log's end a broker would be asked for it all the time.
+        self.pause(spans)
+        return came_on
+
+    async def _come_on(self, spans: Mapping[Partition, Span]) -> dict[Partition, tuple[list[Record], int]]:
         while True:
             batches = await self.poll()
             came_on: dict[Partition, tuple[list[Record], int]] = {}
@@ -187,13 +229,21 @@ class LogReader:
         """Read these partitions from these offsets on, and no others."""
         consumer = self._running
         consumer.assign([TopicPartition(*p) for p in positions])
+        self._assigned_at = time.time()
         for partition, offset in positions.items():
             consumer.seek(TopicPartition(*partition), offset)
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Ask for no more of these assigned partitions."""
+        self._running.pause(*[TopicPartition(*partition) for partition in partitions])
 
     async def poll(self, wait_ms: int = _POLL_MS, *, most: int = _MAX_POLL_RECORDS) -> dict[Partition, list[Record]]:
         """What has come on the assigned partitions; waits for something so many milliseconds at most."""
         with translated("read"):
-            batches = await self._running.getmany(timeout_ms=wait_ms, max_records=most)
+            try:
+                batches = await self._running.getmany(timeout_ms=wait_ms, max_records=most)
+            except OffsetOutOfRangeError as exc:
+                raise LostPlaceError(partition.topic for partition in exc.args[0]) from exc
         return {
             Partition(tp.topic, tp.partition): [
                 Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, plain(r.headers)) for r in records
@@ -201,6 +251,15 @@ class LogReader:
             for tp, records in batches.items()
             if records
         }
+
+    def silence_s(self) -> float:
+        """For how long Kafka has answered for no assigned partition, in seconds, where `poll` has found nothing.
+
+        aiokafka tries again for ever, and tells nobody.
+        """
+        consumer = self._running
+        answers = [consumer.last_poll_timestamp(tp) or 0 for tp in consumer.assignment()]
+        return time.time() - max(self._assigned_at, max(answers) / 1_000) if answers else 0.0
 
     @property
     def _running(self) -> AIOKafkaConsumer:

@@ -62,6 +62,7 @@ class ReaderPool:
         """Close the connections of readers that are not in use."""
         if self._expiry is not None:
             self._expiry.cancel()
+            self._expiry = None
         while self._free:
             self._discard(self._free.pop()[0])
         if self._closing:

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.fetch import FetchRequest
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 from websockets.asyncio.client import ClientConnection, connect
 
 from streams import hub as hub_module
-from streams.domain.cursor import Gap, parse_cursor
+from streams.domain.cursor import Gap, Range, parse_cursor
+from streams.domain.errors import UnknownTopicError
 from streams.hub import Hub, Start
+from streams.kafka.consumer import LostPlaceError
 from streams.settings import Settings
 from streams.subscription import Subscription
 from tests.platform import Worker
@@ -116,6 +120,109 @@ async def test_a_topic_that_nobody_watched_is_followed_at_once(kafka_broker):
                 write(servers, first, 0, number, 1)
             assert await numbers(other, 3) == {0: [1, 2, 3]}
             assert await numbers(one, 3) == {0: [1, 2, 3]}
+
+
+async def test_what_retention_takes_before_it_was_read_live_is_told_to_who_comes_back(kafka_broker):
+    servers = kafka_broker.bootstrap_servers
+    topic = new_topic(servers, 1)
+    hub = Hub(Settings(kafka_bootstrap_servers=servers))
+    async with following(hub):
+        async with watching(hub, topic, "latest") as subscription:
+            write(servers, topic, 0, 0, 5)
+            await numbers(subscription, 5)
+            async with hub._polling:
+                # The hub stands still, and has read nothing ahead once it goes on.
+                write(servers, topic, 0, 5, 50)
+                admin = AdminClient({"bootstrap.servers": servers})
+                [deleted] = admin.delete_records([TopicPartition(topic, 0, 40)]).values()
+                deleted.result(WITHIN_S)
+                hub._changed.set()
+            with pytest.raises(LostPlaceError):
+                await numbers(subscription, 1)
+            cursor = parse_cursor(subscription.cursor)
+        async with watching(hub, topic, cursor) as subscription:
+            gap = await subscription.take()
+            assert isinstance(gap, Gap)
+            # The first transaction's end is between.
+            assert (gap.reason, gap.ranges) == ("expired", (Range(0, 5, 40),))
+            assert await numbers(subscription, 16) == {0: list(range(39, 55))}
+
+
+async def test_a_topic_that_is_made_anew_is_not_taken_for_the_old_one(kafka_broker):
+    servers = kafka_broker.bootstrap_servers
+    topic = new_topic(servers, 1)
+    hub = Hub(Settings(kafka_bootstrap_servers=servers))
+    async with following(hub), watching(hub, topic, "latest") as subscription:
+        write(servers, topic, 0, 0, 50)
+        await numbers(subscription, 50)
+        # No look for partitions is made between the two.
+        async with hub._asking:
+            admin = AdminClient({"bootstrap.servers": servers})
+            [deleted] = admin.delete_topics([topic]).values()
+            deleted.result(WITHIN_S)
+            await asyncio.sleep(1)
+            [made] = admin.create_topics([NewTopic(topic, 1, 1)]).values()
+            made.result(WITHIN_S)
+            await asyncio.sleep(1)
+            write(servers, topic, 0, 0, 3)
+        with pytest.raises(LostPlaceError):
+            await numbers(subscription, 1)
+
+
+async def test_a_topic_that_is_deleted_ends_a_stream_in_the_middle_of_its_history(kafka_broker, monkeypatch):
+    monkeypatch.setattr(hub_module, "_REFRESH_S", 0.5)
+    servers = kafka_broker.bootstrap_servers
+    topic = new_topic(servers, 1)
+    write(servers, topic, 0, 0, 2_000)
+    hub = Hub(Settings(kafka_bootstrap_servers=servers, stream_queue_events=20))
+    async with following(hub), watching(hub, topic, "earliest") as subscription:
+        await numbers(subscription, 1)
+        admin = AdminClient({"bootstrap.servers": servers})
+        [deleted] = admin.delete_topics([topic]).values()
+        deleted.result(WITHIN_S)
+        with pytest.raises(UnknownTopicError):
+            await numbers(subscription, 2_000)
+
+
+async def test_who_has_read_history_leaves_the_broker_alone(kafka_broker, monkeypatch):
+    servers = kafka_broker.bootstrap_servers
+    topic = new_topic(servers, 1)
+    producer = Producer({"bootstrap.servers": servers})
+    producer.produce(topic, b"0", partition=0)
+    producer.flush(WITHIN_S)
+    fetches: list[str] = []
+    send = AIOKafkaClient.send
+
+    def counted(client: AIOKafkaClient, node_id: int, request: Any, **options: Any) -> Any:
+        if isinstance(request, FetchRequest):
+            fetches.append(client._client_id)
+        return send(client, node_id, request, **options)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", counted)
+    hub = Hub(Settings(kafka_bootstrap_servers=servers))
+    async with following(hub), watching(hub, topic, "earliest") as subscription:
+        assert await numbers(subscription, 1) == {0: [0]}
+        # One that was on its way may be there.
+        await asyncio.sleep(0.2)
+        fetches.clear()
+        await asyncio.sleep(1)
+        assert set(fetches) == {"streams-hub"}
+
+
+async def test_the_hub_stops_in_order_while_kafka_is_away(own_kafka_broker):
+    servers = own_kafka_broker.bootstrap_servers
+    topic = new_topic(servers, 1)
+    hub = Hub(Settings(kafka_bootstrap_servers=servers))
+    async with following(hub), watching(hub, topic, "latest"):
+        assert hub._reader is not None
+        assert hub._asker is not None
+        clients = [reader._running._client for reader in (hub._reader, hub._asker)]
+        await asyncio.to_thread(own_kafka_broker.kill)
+        await asyncio.sleep(1)
+        # aiokafka's own cancellations stay within.
+        await hub.stop()
+        assert not any(client._conns for client in clients)
+        assert all(client._sync_task is None for client in clients)
 
 
 class Watcher:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.catch_up import CatchUp
 from streams.domain.cursor import CursorError, Gap, Range, format_cursor, parse_cursor, place
 from streams.domain.errors import KafkaUnavailableError, PlatformError, UnavailableError, UnknownTopicError
 from streams.feed import Entry, Feed, Follower
 from streams.hub import Hub
 from streams.kafka.admin import TopicAdmin
-from streams.kafka.consumer import Record
+from streams.kafka.consumer import LostPlaceError, Record
 from streams.publishing import TopicCatalog
 from streams.settings import Settings
-from tests.memory_log import TOPIC, MemoryLog
+from tests.memory_log import TOPIC, MemoryLog, MemoryLogReader
 from tests.web_gateway import following
 
 
@@ -180,6 +182,52 @@ class TestHub:
             assert 0.04 < time.monotonic() - began < 1.0
             assert isinstance(await still.take(), Gap)
 
+    async def test_a_thousand_who_come_at_once_ask_kafka_a_few_times(self):
+        log = MemoryLog(1)
+        log.append(*[record(n) for n in range(5)])
+        hub = Hub(Settings(), log.reader)
+
+        async def come() -> str:
+            async with hub.subscribe(TOPIC, {0: 2}) as subscription:
+                return subscription.cursor
+
+        counting = mock.patch.object(MemoryLogReader, "spans", autospec=True, side_effect=MemoryLogReader.spans)
+        async with following(hub):
+            with counting as asked:
+                assert set(await asyncio.gather(*[come() for _ in range(1_000)])) == {"0:2"}
+            assert asked.call_count <= 2
+            # What was asked before somebody came is no answer for them.
+            log.expire(0, 3)
+            async with hub.subscribe(TOPIC, "earliest") as subscription:
+                assert subscription.cursor == "0:3"
+
+    async def test_those_who_stall_again_and_again_are_waited_for_less_and_less(self):
+        """Each catches up, so that it would be waited for again, and stalls."""
+        log = MemoryLog(1)
+        hub = Hub(Settings(stream_queue_events=4), log.reader)
+        async with following(hub), hub.subscribe(TOPIC) as stalls, hub.subscribe(TOPIC) as reads:
+            written = 0
+
+            async def write(count: int) -> float:
+                """Until another has read it; how long that took."""
+                nonlocal written
+                began = time.monotonic()
+                log.append(*[record(n) for n in range(written, written + count)])
+                written += count
+                while parse_cursor(reads.cursor)[0] < written:
+                    assert not isinstance(await reads.take(), Gap)
+                return time.monotonic() - began
+
+            waited = []
+            for _ in range(12):
+                await write(1)
+                while parse_cursor(stalls.cursor)[0] < written:
+                    await stalls.take()
+                waited.append(await write(8))
+            assert waited[0] >= 0.1
+            assert sum(waited) < 0.6
+            assert stalls.strikes(time.monotonic() + 100) == 0
+
     async def test_what_retention_takes_from_before_a_reader_of_history_is_told(self):
         log = MemoryLog(1, at_once=3)
         log.append(record(0), None, *[record(n) for n in range(2, 10)], None)
@@ -205,6 +253,112 @@ class TestHub:
             assert not taking.done()
             log.fails = None
             assert offsets(await taking) == [0, 1, 2, 3, 4]
+
+    async def test_who_comes_while_readers_of_history_are_being_closed_is_seen(self, monkeypatch):
+        log = MemoryLog(1)
+        log.append(record(0))
+        closing, may_close = asyncio.Event(), asyncio.Event()
+
+        async def stop(_) -> None:
+            closing.set()
+            await may_close.wait()
+
+        hub = Hub(Settings(), log.reader)
+        monkeypatch.setattr("streams.hub._LINGER_S", 0.0)
+        monkeypatch.setattr(MemoryLogReader, "stop", stop)
+        async with following(hub):
+            async with hub.subscribe(TOPIC, "earliest") as subscription:
+                assert offsets(await subscription.take()) == [0]
+            await asyncio.wait_for(closing.wait(), 2)
+            log.add_partition()
+            async with hub.subscribe(TOPIC) as subscription:
+                may_close.set()
+                log.append(record(0, partition=1))
+                assert offsets(await asyncio.wait_for(subscription.take(), 2)) == [0]
+
+    async def test_nobody_is_let_in_who_would_wait_for_ever_while_it_stops(self):
+        hub = Hub(Settings(), MemoryLog(1).reader)
+        async with following(hub), hub.subscribe(TOPIC):
+            # It is polling now.
+            await asyncio.sleep(0.02)
+            stopping = asyncio.create_task(hub.stop())
+            await asyncio.sleep(0)
+            async with hub.subscribe(TOPIC) as late:
+                assert await asyncio.wait_for(late.take(), 2) is None
+            await stopping
+
+    async def test_a_log_that_has_lost_what_comes_next_ends_its_streams_and_no_others(self):
+        log = MemoryLog(1)
+        log.append(record(0))
+        hub = Hub(Settings(), log.reader)
+        async with following(hub):
+            async with hub.subscribe(TOPIC) as subscription:
+                log.fails = LostPlaceError([TOPIC])
+                log.append(record(1))
+                with pytest.raises(UnavailableError):
+                    await asyncio.wait_for(subscription.take(), 2)
+                log.fails = None
+            async with hub.subscribe(TOPIC, {0: 1}) as subscription:
+                assert offsets(await subscription.take()) == [1]
+
+    async def test_that_kafka_has_been_silent_is_told_until_it_answers(self):
+        log = MemoryLog(1)
+        hub = Hub(Settings(), log.reader)
+        async with following(hub), hub.subscribe(TOPIC), asyncio.timeout(2):
+            log.silence_s = 60.0
+            while hub.trouble is None:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+            assert hub.trouble == "kafka_unavailable"
+            log.append(record(0))
+            while hub.trouble is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def test_a_reader_of_history_for_whom_nothing_comes_gives_up_its_turn_and_its_client_hears_the_end(
+        self, monkeypatch
+    ):
+        monkeypatch.setattr("streams.kafka.consumer._CHUNK_S", 0.05)
+        log = MemoryLog(1)
+        log.append(record(0), record(1))
+        hub = Hub(Settings(retry_base_s=0.01, retry_cap_s=0.01), log.reader)
+        async with following(hub), hub.subscribe(TOPIC, "earliest") as subscription:
+            log.at_once = 0
+            taking = asyncio.create_task(subscription.take())
+            await asyncio.sleep(0.02)
+            log.gone = True
+            await hub._refresh_topic(TOPIC)
+            with pytest.raises(UnknownTopicError):
+                await asyncio.wait_for(taking, 2)
+            assert hub.history.reading == 0
+
+    async def test_one_who_reads_history_is_held_no_more_than_a_chunk_however_large_its_records_are(self):
+        log = MemoryLog(2)
+        log.append(*[record(n, 600_000) for n in range(3)], *[record(n, 1, partition=1) for n in range(3)])
+        history = CatchUp(lambda: log.reader("x"), 1)
+        positions, seen = {0: 0, 1: 0}, []
+        for _ in range(2):
+            chunk = await history.read(TOPIC, positions, {0: 3, 1: 3})
+            seen.append([(r.partition, r.offset) for r in chunk.records])
+            assert chunk.gap is None
+            positions = chunk.positions
+        assert seen == [[(0, 0), (0, 1)], [(1, 0), (1, 1), (1, 2), (0, 2)]]
+        assert positions == {0: 3, 1: 3}
+
+    async def test_a_partition_that_is_added_while_history_waits_for_kafka_is_read_too(self):
+        log = MemoryLog(1)
+        log.append(record(0))
+        hub = Hub(Settings(retry_base_s=0.01, retry_cap_s=0.01), log.reader)
+        async with following(hub), hub.subscribe(TOPIC, "earliest") as subscription:
+            log.fails = KafkaUnavailableError("away")
+            taking = asyncio.create_task(subscription.take())
+            await asyncio.sleep(0.03)
+            log.add_partition()
+            log.append(record(0, partition=1))
+            hub._add_partition(hub._watched[TOPIC].feed, 1, 0)
+            await asyncio.sleep(0.03)
+            log.fails = None
+            assert offsets(await asyncio.wait_for(taking, 2)) == [0]
+            assert offsets(await asyncio.wait_for(subscription.take(), 2)) == [0]
+            assert subscription.cursor == "0:1,1:1"
 
     async def test_it_ends_while_clients_watch_and_while_nobody_does(self):
         for watched in (True, False):

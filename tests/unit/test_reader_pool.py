@@ -123,3 +123,19 @@ async def test_readers_that_nobody_asks_are_closed():
     async with pool.reader():
         assert readers.open == 1
     await pool.close()
+
+
+async def test_readers_that_nobody_asks_are_closed_also_after_the_pool_was_closed_once():
+    readers = Readers()
+    pool = ReaderPool(readers, 1, idle_s=0.02)
+    for _ in range(2):
+        async with pool.reader():
+            pass
+        await pool.close()
+    async with pool.reader():
+        pass
+
+    async def closed():
+        return readers.open == 0
+
+    await eventually(closed, within_s=2)
