@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import msgspec
@@ -18,6 +18,7 @@ from streams.domain.errors import (
     TooManyRecordsError,
     UnsupportedFormatError,
 )
+from streams.domain.telling import Telling
 from streams.domain.validation import EventRules, event_from_fields, event_from_json
 
 MAX_INFLATED_BYTES: Final = 16_777_216
@@ -56,32 +57,44 @@ def read_batch(
     *,
     rules: EventRules,
     now_ms: int,
-    new_event_id: Callable[[], str],
+    new_event_id: Callable[[int], str],
     max_records: int,
     max_inflated_bytes: int = MAX_INFLATED_BYTES,
-) -> list[Event | InvalidEventError]:
-    """What became of each record of a batch: the event, or what is wrong with it.
+) -> Iterator[Event | InvalidEventError]:
+    """What becomes of each record of a batch, looked at when it is asked for: the event, or what is wrong with it.
 
-    Blank lines between records of NDJSON are no records. Of an Avro file that breaks in the middle, the last result is
-    an error that stands for all the rest; the same where its blocks are more than `max_inflated_bytes`, but for those
-    that are not compressed.
+    `new_event_id` is called with the place, from 0, of a record without an id. Blank lines between records of NDJSON
+    are no records. Of an Avro file that breaks in the middle, the last result is an error that stands for all the rest;
+    the same where its blocks are more than `max_inflated_bytes`, but for those that are not compressed.
 
-    Raises MalformedEventError where the body cannot be taken apart, or has no record, and TooManyRecordsError.
+    Raises MalformedEventError where the body cannot be taken apart, or has no record, and TooManyRecordsError; both
+    before the first result.
     """
+    records: Iterable[bytes | Mapping[str, object] | MalformedEventError]
     match format_:
         case BatchFormat.NDJSON:
-            results = _each(_lines(body, max_records), rules, now_ms, new_event_id)
-        case BatchFormat.JSON:
-            results = _each(_elements(body, max_records), rules, now_ms, new_event_id)
-        case BatchFormat.CLOUDEVENTS:
-            results = _each_cloudevent(_elements(body, max_records), rules, now_ms, new_event_id)
+            records = _lines(body, max_records)
+        case BatchFormat.JSON | BatchFormat.CLOUDEVENTS:
+            records = _elements(body, max_records)
         case BatchFormat.AVRO:
-            max_bytes = max(max_inflated_bytes, len(body))
-            records = read_events(body, max_records=max_records, max_bytes=max_bytes)
-            results = _each_avro(records, rules, now_ms, new_event_id)
-    if not results:
+            records = read_events(body, max_records=max_records, max_bytes=max(max_inflated_bytes, len(body)))
+    telling = Telling()
+    place = -1
+    for place, record in enumerate(records):
+        made = partial(new_event_id, place)
+        try:
+            if isinstance(record, MalformedEventError):
+                yield record
+            elif not isinstance(record, bytes):
+                yield event_from_fields(record, rules, now_ms, made)
+            elif format_ is BatchFormat.CLOUDEVENTS:
+                yield cloudevents.structured(record, rules=rules, now_ms=now_ms, new_event_id=made)
+            else:
+                yield event_from_json(record, rules, now_ms, made)
+        except InvalidEventError as exc:
+            yield telling.of(exc)
+    if place < 0:
         raise MalformedEventError("the batch has no record")
-    return results
 
 
 def _lines(body: bytes, max_records: int) -> Sequence[bytes]:
@@ -118,46 +131,3 @@ def _array_of(max_records: int) -> msgspec.json.Decoder[msgspec.Struct]:
     fields = [(f"record_{number}", msgspec.Raw, None) for number in range(max_records)]
     array = msgspec.defstruct("Array", fields, array_like=True, forbid_unknown_fields=True, gc=False)
     return msgspec.json.Decoder(array)
-
-
-def _each(
-    records: Sequence[bytes], rules: EventRules, now_ms: int, new_event_id: Callable[[], str]
-) -> list[Event | InvalidEventError]:
-    results: list[Event | InvalidEventError] = []
-    for record in records:
-        try:
-            results.append(event_from_json(record, rules, now_ms, new_event_id))
-        except InvalidEventError as exc:
-            results.append(exc)
-    return results
-
-
-def _each_cloudevent(
-    records: Sequence[bytes], rules: EventRules, now_ms: int, new_event_id: Callable[[], str]
-) -> list[Event | InvalidEventError]:
-    results: list[Event | InvalidEventError] = []
-    for record in records:
-        try:
-            event = cloudevents.structured(record, rules=rules, now_ms=now_ms, new_event_id=new_event_id)
-            results.append(event)
-        except InvalidEventError as exc:
-            results.append(exc)
-    return results
-
-
-def _each_avro(
-    records: Iterable[Mapping[str, object] | MalformedEventError],
-    rules: EventRules,
-    now_ms: int,
-    new_event_id: Callable[[], str],
-) -> list[Event | InvalidEventError]:
-    results: list[Event | InvalidEventError] = []
-    for fields in records:
-        try:
-            if isinstance(fields, MalformedEventError):
-                results.append(fields)
-            else:
-                results.append(event_from_fields(fields, rules, now_ms, new_event_id))
-        except InvalidEventError as exc:
-            results.append(exc)
-    return results

@@ -19,9 +19,9 @@ from streams.domain.errors import (
     UnavailableError,
 )
 from streams.domain.naming import DLQ
-from streams.domain.receipts import Receipts, fingerprint
+from streams.domain.receipts import Receipts, Taken, fingerprint
 from streams.kafka.producer import EventProducer
-from streams.kafka.sending import MAX_DEAD_LETTER_BYTES, OutgoingRecord, Receipt, Sending
+from streams.kafka.sending import MAX_DEAD_LETTER_BYTES, OutgoingRecord, Receipt, Sending, all_settled
 from streams.settings import Settings
 
 
@@ -69,6 +69,11 @@ class _Promise(msgspec.Struct, gc=False):
         return self.receipt if self.sending is None else self.sending.outcomes[self.index]
 
     @property
+    def pending(self) -> Sending | None:
+        """What is to be waited for; None once the outcome is known, whatever becomes of the sending's other records."""
+        return self.sending if self.outcome is None else None
+
+    @property
     def is_void(self) -> bool:
         """Whether nothing came of it: the same event, or another one, is then a new one."""
         return self.failed or isinstance(self.outcome, PlatformError)
@@ -101,12 +106,12 @@ class Submission:
 
     def sendings(self) -> Collection[Sending]:
         """What is to be waited for: ours, and those of others that have the same events."""
-        return {id(p.sending): p.sending for p in self._promises if p.sending is not None}.values()
+        return {id(pending): pending for promise in self._promises if (pending := promise.pending) is not None}.values()
 
     @property
     def sending(self) -> Sending | None:
         """What is to be waited for, of one event."""
-        return self._promises[0].sending
+        return self._promises[0].pending
 
     @property
     def schema_id(self) -> int:
@@ -151,8 +156,7 @@ class EventStore:
             return []
         await self._producer.prepare({offer.record.topic for offer in offers}, deadline)
         submission = self.submit(offers)
-        for sending in submission.sendings():
-            await sending.settled(deadline)
+        await all_settled(submission.sendings(), deadline)
         return await self.buried(submission, submission.outcomes(), deadline)
 
     def submit(self, offers: Sequence[Offer]) -> Submission:
@@ -192,10 +196,13 @@ class EventStore:
                     conflicts[place] = exc
                     promises.append(_Promise())
                     continue
+            is_new = promise is None
             if promise is None:
                 promise = _Promise()
                 new[place] = offer
-                for identity in offer.identities:
+            for identity in offer.identities:
+                # A key that comes with an event that was stored before stands for it from now on.
+                if is_new or self._taken(identity, now) is None:
                     self._receipts.remember(identity, content, promise, now)
             promises.append(promise)
         return promises, new, conflicts
@@ -207,12 +214,16 @@ class EventStore:
         """
         found: _Promise | None = None
         for identity in identities:
-            taken = self._receipts.find(identity, now)
-            if taken is not None and not taken.promise.is_void:
+            if (taken := self._taken(identity, now)) is not None:
                 if taken.fingerprint != content:
                     raise IdempotencyConflictError
                 found = taken.promise
         return found
+
+    def _taken(self, identity: Hashable, now: float) -> Taken[_Promise] | None:
+        """The event that an identity stands for; what was not stored binds none."""
+        taken = self._receipts.find(identity, now)
+        return None if taken is None or taken.promise.is_void else taken
 
     async def buried(self, submission: Submission, outcomes: list[Outcome], deadline: float) -> list[Outcome]:
         """The outcomes, once it is kept what Kafka will never take: too large, or to a topic that we may not write to."""

@@ -26,6 +26,7 @@ from streams.domain.envelope import Event
 from streams.domain.errors import PlatformError
 from streams.domain.headers import TRACEPARENT
 from streams.domain.naming import event_topic
+from streams.kafka.sending import Sending
 from streams.storing import Buried, Offer, Outcome, Stored, Submission, is_for_ever
 from web.auth import Authenticator, Claims
 from web.incoming import IDEMPOTENCY_KEY, EventIds
@@ -49,6 +50,7 @@ _MEANT_OTHERWISE: Final = (
     IDEMPOTENCY_KEY,
 )
 """Headers with which a request is not plain."""
+_VARY: Final = b"Vary: Origin\r\n"
 
 
 class Connection(Protocol):
@@ -69,7 +71,8 @@ class _Target(NamedTuple):
 class FastLane:
     """Takes requests, and answers them to their connections.
 
-    `prefix` is all of the path but the topic; `route` and `scope` are those of the ordinary way.
+    `prefix` is all of the path but the topic; `route` and `scope` are those of the ordinary way; `varies` is whether
+    answers depend on the header Origin, as that of a request without one must say too.
     """
 
     def __init__(
@@ -82,11 +85,13 @@ class FastLane:
         prefix: str,
         route: str,
         scope: str,
+        varies: bool,
     ) -> None:
         self.services = services
         self.metrics = metrics
         self.limits = limits
         self.route = route
+        self.varies = varies
         self.deadline_s = services.settings.request_deadline_s * SEND_SHARE
         self._authenticator = authenticator
         self._prefix = prefix
@@ -171,9 +176,21 @@ FAST_LANE: Final = web.AppKey("fast_lane", FastLane)
 class _Request:
     """A request that was taken."""
 
-    __slots__ = ("_began", "_connection", "_event", "_lane", "_path", "_size", "_submission", "_target", "_timer")
+    __slots__ = (
+        "_began",
+        "_connection",
+        "_event",
+        "_lane",
+        "_path",
+        "_sending",
+        "_size",
+        "_submission",
+        "_target",
+        "_timer",
+    )
 
     _event: Event
+    _sending: Sending
     _size: int
     _submission: Submission
 
@@ -193,6 +210,11 @@ class _Request:
         lane.metrics.requests_in_flight += 1
         try:
             lane.limits.charge_request(claims)
+        except PlatformError as exc:
+            # It is no event yet, and counts as none: `web.middleware` refuses it as well.
+            self._tell(exc)
+            return
+        try:
             lane.limits.charge_events(claims, 1)
             ids = EventIds(None, claims.charged_to)
             event = self._event = services.publisher.read_json(body, ids.new)
@@ -204,16 +226,15 @@ class _Request:
             self._refuse(exc)
             return
         sending = self._submission.sending
-        if sending is None or sending.is_settled:
+        if sending is None:
             self._settle()
         else:
+            self._sending = sending
             sending.then(self._settle)
             self._timer = asyncio.get_running_loop().call_later(lane.deadline_s, self._expire)
 
     def _expire(self) -> None:
-        sending = self._submission.sending
-        assert sending is not None
-        sending.give_up(self._settle)
+        self._sending.give_up(self._settle)
         self._settle()
 
     def _settle(self) -> None:
@@ -256,14 +277,19 @@ class _Request:
             self._submission.schema_id,
             outcome.duplicate,
         )
-        self._answer(HTTPStatus.CREATED, created(msgspec.json.encode(answer)))
+        self._answer(HTTPStatus.CREATED, created(msgspec.json.encode(answer), _VARY if self._lane.varies else b""))
 
     def _refuse(self, error: Exception, **members: object) -> None:
         if not isinstance(error, PlatformError):
             log.error("POST %s failed", self._lane.route, exc_info=error)
             error = PlatformError()
         self._lane.metrics.refused(self._target.topic, error)
+        self._tell(error, **members)
+
+    def _tell(self, error: PlatformError, **members: object) -> None:
         response = problem(error, self._path, **members)
+        if self._lane.varies:
+            response.headers[hdrs.VARY] = hdrs.ORIGIN
         self._answer(response.status, rendered(response, close=False))
 
     def _answer(self, status: int, response: bytes) -> None:

@@ -23,6 +23,7 @@ from streams.publishing import Publisher
 from streams.storing import Offer
 from web.auth import Claims
 from web.errors import InvalidRequestError
+from web.turns import in_turns
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 SCHEMA_ID: Final = "X-Schema-Id"
@@ -55,13 +56,12 @@ class EventIds:
     the same event everywhere: on other workers, and for those who read the topic.
     """
 
-    __slots__ = ("_key", "_made", "_number", "_subject")
+    __slots__ = ("_key", "_made", "_subject")
 
     def __init__(self, key: str | None, subject: str) -> None:
         self._key = key
         self._subject = subject
         self._made: set[str] = set()
-        self._number = 0
 
     @classmethod
     def of(cls, headers: CIMultiDictProxy[str], claims: Claims) -> EventIds:
@@ -71,14 +71,17 @@ class EventIds:
             raise InvalidRequestError(f"{IDEMPOTENCY_KEY} has 1 to 255 printable ASCII characters")
         return cls(key, claims.charged_to)
 
-    def new(self) -> str:
-        """An id for an event that came without one."""
+    def new(self, place: int = 0) -> str:
+        """An id for an event that came without one, at this place of its batch.
+
+        By its place, and not by how many were made before: a record that was refused, and is right the next time, must
+        not give others new ids.
+        """
         if self._key is None:
             event_id = new_event_id()
             self._made.add(event_id)
             return event_id
-        self._number += 1
-        return str(uuid.uuid5(_KEYS, f"{self._subject}\n{self._key}\n{self._number}"))
+        return str(uuid.uuid5(_KEYS, f"{self._subject}\n{self._key}\n{place}"))
 
     def is_made(self, event_id: str) -> bool:
         """Whether an id was made up here: no repetition would have it."""
@@ -113,11 +116,11 @@ async def read_one(
     return Incoming([event], format_, traceparent, ids)
 
 
-def read_many(
+async def read_many(
     request: web.Request, body: bytes, publisher: Publisher, *, ids: EventIds, format_: BatchFormat, max_records: int
 ) -> Incoming:
     """The events of a batch. Raises MalformedEventError or TooManyRecordsError where the whole cannot be read."""
-    events = publisher.read_batch(body, format_, ids.new, max_records)
+    events = [event async for event in in_turns(publisher.read_batch(body, format_, ids.new, max_records))]
     return Incoming(events, _RECORD_FORMATS[format_], request.headers.get(TRACEPARENT), ids)
 
 

@@ -16,6 +16,7 @@ from streams.codecs import HEADER_BYTES, unframe
 from streams.domain.envelope import Event
 from streams.domain.errors import InvalidEventError, PlatformError, UnavailableError, UnknownTopicError
 from streams.domain.naming import api_topic, event_topic
+from streams.domain.telling import Telling
 from streams.storing import Buried, Offer, Outcome, Stored
 from web.admission import BodyAdmission
 from web.body import read_body
@@ -28,6 +29,7 @@ from web.problems import problem
 from web.publishing_answers import (
     Accepted,
     BatchAnswer,
+    Result,
     ValidationAnswer,
     Verdict,
     dead_letter_place,
@@ -37,13 +39,12 @@ from web.publishing_answers import (
 )
 from web.rate_limits import RateLimits
 from web.services import Services
+from web.turns import in_turns
 
 T = TypeVar("T")
 
 SEND_SHARE: Final = 0.95
 """How much of the deadline Kafka may use: the rest is for the answer to leave in time."""
-_BREATH: Final = 500
-"""After so many records others get their turn on the event loop."""
 
 
 class _Arrived(NamedTuple):
@@ -111,17 +112,17 @@ class Publishing:
         except PlatformError as exc:
             self._metrics.refused(topic or self._known(request), exc)
             raise
-        results = [
-            stored_result(_id(event) or "", outcome)
-            if isinstance(outcome, Stored)
-            else failed_result(outcome, _id(event))
-            for event, outcome in zip(incoming.events, outcomes, strict=True)
-        ]
-        failures = [outcome for outcome in outcomes if not isinstance(outcome, Stored)]
-        stored = len(outcomes) - len(failures)
+        results: list[Result] = []
+        failures: list[Buried | PlatformError] = []
+        async for event, outcome in in_turns(zip(incoming.events, outcomes, strict=True)):
+            if isinstance(outcome, Stored):
+                results.append(stored_result(_id(event) or "", outcome))
+            else:
+                results.append(failed_result(outcome, _id(event)))
+                failures.append(outcome)
+                self._metrics.refused(topic, outcome.error if isinstance(outcome, Buried) else outcome)
+        stored = len(results) - len(failures)
         self._metrics.accepted(topic, stored, size)
-        for failure in failures:
-            self._metrics.refused(topic, failure.error if isinstance(failure, Buried) else failure)
         return _batch_answer(request, BatchAnswer(topic, schema_id, stored, len(failures), results), failures)
 
     async def validate(self, request: web.Request) -> web.Response:
@@ -153,34 +154,59 @@ class Publishing:
 
     async def _one(self, request: web.Request) -> _Arrived:
         services = self._services
-        kafka_topic = await services.catalog.require(request.match_info["topic"], create=True)
+        kafka_topic, exists = await self._find(request)
         claims = request[CLAIMS]
         self._limits.charge_events(claims, 1)
         content_type = content_type_of(request)
         limit = services.settings.max_body_bytes
         with self._bodies.body(request, limit):
             body = await read_body(request, limit, services.settings.max_compression_ratio)
-        await services.publisher.prepare(kafka_topic)
+        if exists:
+            await services.publisher.prepare(kafka_topic)
         ids = EventIds.of(request.headers, claims)
-        incoming = await read_one(request, body, services.publisher, kafka_topic, ids=ids, content_type=content_type)
+        known = kafka_topic if exists else None
+        incoming = await read_one(request, body, services.publisher, known, ids=ids, content_type=content_type)
+        if not exists:
+            await self._create(kafka_topic)
         return _Arrived(api_topic(kafka_topic), kafka_topic, incoming, len(body))
 
     async def _many(self, request: web.Request) -> _Arrived:
         services = self._services
         settings = services.settings
-        kafka_topic = await services.catalog.require(request.match_info["topic"], create=True)
+        kafka_topic, exists = await self._find(request)
         claims = request[CLAIMS]
         format_ = BatchFormat.of(content_type_of(request))
         limit = settings.max_batch_bytes
         with self._bodies.body(request, limit):
             body = await read_body(request, limit, settings.max_compression_ratio)
-        await services.publisher.prepare(kafka_topic)
+        if exists:
+            await services.publisher.prepare(kafka_topic)
         ids = EventIds.of(request.headers, claims)
-        incoming = read_many(
+        incoming = await read_many(
             request, body, services.publisher, ids=ids, format_=format_, max_records=settings.max_batch_events
         )
         self._limits.charge_events(claims, len(incoming.events))
+        if not exists:
+            await self._create(kafka_topic)
         return _Arrived(api_topic(kafka_topic), kafka_topic, incoming, len(body))
+
+    async def _find(self, request: web.Request) -> tuple[str, bool]:
+        """The Kafka topic of a request, and whether it exists: if not, its first event may create it.
+
+        Raises UnknownTopicError.
+        """
+        name = request.match_info["topic"]
+        try:
+            return await self._services.catalog.require(name), True
+        except UnknownTopicError:
+            if self._services.settings.topic_creation != "auto":
+                raise
+            return event_topic(name), False
+
+    async def _create(self, kafka_topic: str) -> None:
+        """Create the topic of a first event, now that there is one: what cannot be read creates none."""
+        await self._services.catalog.require(api_topic(kafka_topic), create=True)
+        await self._services.publisher.prepare(kafka_topic)
 
     async def _store(self, kafka_topic: str, incoming: Incoming, deadline: float) -> tuple[list[Outcome], int]:
         """The outcomes of a batch's events, in order, and the id of the schema that they are written with."""
@@ -188,16 +214,15 @@ class Publishing:
         outcomes: list[Outcome | None] = [None] * len(incoming.events)
         offers: list[Offer] = []
         places: list[int] = []
-        for place, event in enumerate(incoming.events):
-            if place % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
+        telling = Telling()
+        async for place, event in in_turns(enumerate(incoming.events)):
             if isinstance(event, InvalidEventError):
                 outcomes[place] = event
                 continue
             try:
                 record = publisher.record(kafka_topic, event, incoming.format_, incoming.traceparent)
             except InvalidEventError as exc:
-                outcomes[place] = exc
+                outcomes[place] = telling.of(exc)
                 continue
             identities = incoming.ids.identities(kafka_topic, event.event_id)
             offers.append(offer(record, event, incoming.format_, identities))
@@ -208,17 +233,10 @@ class Publishing:
 
     async def _validated(self, request: web.Request, deadline: float) -> ValidationAnswer:
         services = self._services
-        name = request.match_info["topic"]
-        kafka_topic = event_topic(name)
-        try:
-            await services.catalog.require(name)
-            exists = True
+        kafka_topic, exists = await self._find(request)
+        if exists:
             await services.publisher.prepare(kafka_topic)
             await services.producer.prepare({kafka_topic}, deadline)
-        except UnknownTopicError:
-            if services.settings.topic_creation != "auto":
-                raise
-            exists = False
         content_type = content_type_of(request)
         limit = services.settings.max_batch_bytes
         with self._bodies.body(request, limit):
@@ -229,8 +247,8 @@ class Publishing:
         events: Sequence[Event | InvalidEventError]
         if format_ is not None:
             max_records = services.settings.max_batch_events
-            events = read_many(
-                request, body, services.publisher, ids=ids, format_=format_, max_records=max_records
+            events = (
+                await read_many(request, body, services.publisher, ids=ids, format_=format_, max_records=max_records)
             ).events
         else:
             try:
@@ -241,12 +259,15 @@ class Publishing:
             except InvalidEventError as exc:
                 events = [exc]
         self._limits.charge_events(claims, len(events))
-        verdicts = [self._verdict(kafka_topic, event, ids, exists=exists) for event in events]
+        telling = Telling()
+        verdicts = [self._verdict(kafka_topic, event, ids, telling, exists=exists) async for event in in_turns(events)]
         valid = sum(verdict.valid for verdict in verdicts)
         schema_id = services.publisher.schema_id(kafka_topic) if exists else None
-        return ValidationAnswer(name, exists, valid, len(verdicts) - valid, verdicts, schema_id)
+        return ValidationAnswer(api_topic(kafka_topic), exists, valid, len(verdicts) - valid, verdicts, schema_id)
 
-    def _verdict(self, kafka_topic: str, event: Event | InvalidEventError, ids: EventIds, *, exists: bool) -> Verdict:
+    def _verdict(
+        self, kafka_topic: str, event: Event | InvalidEventError, ids: EventIds, telling: Telling, *, exists: bool
+    ) -> Verdict:
         if isinstance(event, InvalidEventError):
             return invalid_verdict(event)
         services = self._services
@@ -256,7 +277,7 @@ class Publishing:
             else:
                 size = HEADER_BYTES + len(avro_event.encode(event))
         except InvalidEventError as exc:
-            return invalid_verdict(exc)
+            return invalid_verdict(telling.of(exc))
         return Verdict(
             valid=True,
             event_id=None if ids.is_made(event.event_id) else event.event_id,

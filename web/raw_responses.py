@@ -28,10 +28,10 @@ def rendered(response: web.Response, *, close: bool) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
 
 
-def created(body: bytes) -> bytes:
-    """201 with a body in JSON."""
+def created(body: bytes, more: bytes = b"") -> bytes:
+    """201 with a body in JSON; `more` are further headers, each with its line's end."""
     _now()
-    return b"%b%d\r\n\r\n%b" % (_created, len(body), body)
+    return b"%b%d\r\n%b\r\n%b" % (_created, len(body), more, body)
 
 
 def _now() -> str:

@@ -14,7 +14,8 @@ from typing import Any, Final, cast
 
 from aiohttp import http_exceptions, web, web_response
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 
 from streams.domain.errors import PlatformError, UnavailableError
@@ -39,6 +40,8 @@ LINGERING_S: Final = 2.0
 
 _TOO_MANY_HEADERS: Final = "Too many headers received"
 """aiohttp's message: it has no class for this."""
+_TOO_MUCH_HEAD: Final = "headers too large together"
+"""Ours, beside aiohttp's."""
 _STALL_INTERVAL_S: Final = 10.0
 _STALL_BYTES: Final = 10_240
 """A client that takes less of an answer than this in each interval is cut off: 1 KiB a second."""
@@ -68,6 +71,7 @@ class Connection(RequestHandler):
         "_is_taken",
         "_stall_level",
         "_stall_timer",
+        "_wire",
     )
 
     def __init__(self, manager: web.Server, door: Door, **options: Any) -> None:
@@ -79,6 +83,8 @@ class Connection(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._stall_level = 0
+        self._wire: asyncio.Transport | None = None
+        """The transport, also when aiohttp is done with it and what was written is still to be sent."""
         self._is_taken = False
         """Whether a request is in the fast lane."""
         self._answered: asyncio.Future[None] | None = None
@@ -92,12 +98,16 @@ class Connection(RequestHandler):
             return
         door.open += 1
         self._admitted = True
+        self._wire = cast("asyncio.Transport", transport)
+        # So that whatever is not taken at once is watched, and be it the last few bytes before the end.
+        self._wire.set_write_buffer_limits(high=0)
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self._stop_timers()
+        self._wire = None
         if self._admitted:
             self._admitted = False
             self._door.open -= 1
@@ -107,12 +117,12 @@ class Connection(RequestHandler):
         """Take bytes; where they leave a request's headers incomplete, the rest must come in time, and be small."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self._door.lane is None:
-            super().data_received(data)
+            self._parse(data)
         else:
             # It would wake its task for whatever comes, which is what the fast lane saves.
             self._waiter = None
             try:
-                super().data_received(data)
+                self._parse(data)
             finally:
                 self._waiter = waiter
             if self._hand_over(waiter):
@@ -124,9 +134,18 @@ class Connection(RequestHandler):
         elif data and not self._is_taken:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(HeadersTooLargeError(f"the headers are larger than {MAX_HEAD_BYTES} bytes"))
+                self._refuse(_too_much_head())
             elif self._head_timer is None:
                 self._await_head()
+
+    def _parse(self, data: bytes) -> None:
+        """Take bytes as aiohttp does. Headers that are complete with them are bounded here, and else while they come."""
+        super().data_received(data)
+        if self._head_bytes + len(data) > MAX_HEAD_BYTES:
+            for place, (message, _) in enumerate(self._messages):
+                if isinstance(message, RawRequestMessage) and _head_bytes(message) > MAX_HEAD_BYTES:
+                    error = http_exceptions.HttpProcessingError(code=431, message=_TOO_MUCH_HEAD)
+                    self._messages[place] = (_ErrInfo(431, error, _TOO_MUCH_HEAD), EMPTY_PAYLOAD)
 
     def answer(self, response: bytes) -> None:
         """Answer the request in the fast lane, and go on with what has come meanwhile."""
@@ -205,6 +224,13 @@ class Connection(RequestHandler):
         response.force_close()
         return response
 
+    def _process_keepalive(self) -> None:
+        if self._is_taken:
+            # aiohttp takes it for idle. It will be: `answer` begins the time anew.
+            self._keepalive_handle = None
+        else:
+            super()._process_keepalive()
+
     def _stop_head_timer(self) -> None:
         self._head_bytes = 0
         if self._head_timer is not None:
@@ -232,15 +258,15 @@ class Connection(RequestHandler):
     def _look_for_stall(self) -> None:
         self._stall_timer = None
         # A WebSocket has its own rules for slow clients.
-        if self.transport is None or self._upgraded:
+        if self._wire is None or self._payload_parser is not None:
             return
         if self._stall_level - self._unsent() < _STALL_BYTES:
-            self.transport.abort()
+            self._wire.abort()
         else:
             self._watch_stall()
 
     def _unsent(self) -> int:
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+        return 0 if self._wire is None else self._wire.get_write_buffer_size()
 
     def _stop_timers(self) -> None:
         for timer in (self._head_timer, self._stall_timer):
@@ -250,7 +276,7 @@ class Connection(RequestHandler):
 
     def _refuse(self, error: PlatformError) -> None:
         """Answer without a request, and close."""
-        self._stop_timers()
+        self._stop_head_timer()
         if self.transport is not None:
             self.transport.write(rendered(problem(error, "/"), close=True))
         self.force_close()
@@ -305,6 +331,15 @@ def hide_version() -> None:
     web_response.SERVER_SOFTWARE = SERVER  # type: ignore[attr-defined]
 
 
+def _head_bytes(message: RawRequestMessage) -> int:
+    """About what the headers took: spaces around values are gone."""
+    return sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
+
+
+def _too_much_head() -> HeadersTooLargeError:
+    return HeadersTooLargeError(f"the headers are larger than {MAX_HEAD_BYTES} bytes")
+
+
 def _parse_error(error: http_exceptions.HttpProcessingError) -> PlatformError:
     """What is wrong, in words of ours: aiohttp's quote what was sent."""
     if isinstance(error, http_exceptions.LineTooLong):
@@ -312,6 +347,8 @@ def _parse_error(error: http_exceptions.HttpProcessingError) -> PlatformError:
         if limit == MAX_LINE_BYTES:
             return UriTooLongError(f"path and query are longer than {MAX_LINE_BYTES} bytes")
         return HeadersTooLargeError(f"a header is larger than {MAX_FIELD_BYTES} bytes")
+    if error.message == _TOO_MUCH_HEAD:
+        return _too_much_head()
     if error.message == _TOO_MANY_HEADERS:
         return HeadersTooLargeError(f"there are more than {MAX_HEADERS} headers")
     return InvalidRequestError("it is no HTTP/1.1 request that can be read")

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from streams.domain.errors import KafkaUnavailableError
+from streams.domain.errors import KafkaUnavailableError, RecordRejectedError
 from streams.kafka.sending import OutgoingRecord, Receipt, Sending
 
 GIVEN_UP: Final = "the record was not sent: the deadline came first"
@@ -52,7 +52,7 @@ class Lane:
         self._most = 0
 
     def pack(self, builder: Builder) -> tuple[list[Queued], list[Queued]]:
-        """Take from the front what fits into the batch; and what nobody wants any more, which is not in it."""
+        """Take from the front what fits into the batch; and what is not in it: nobody wants it, or it cannot be encoded."""
         packed: list[Queued] = []
         dropped: list[Queued] = []
         waiting = self.waiting
@@ -65,10 +65,17 @@ class Lane:
                 self._trust(1)
                 continue
             record = queued.record
-            if (
-                append(timestamp=queued.timestamp_ms, key=record.key, value=record.value, headers=list(record.headers))
-                is None
-            ):
+            try:
+                added = append(
+                    timestamp=queued.timestamp_ms, key=record.key, value=record.value, headers=list(record.headers)
+                )
+            except (TypeError, ValueError, OverflowError) as exc:
+                # Of all that is in it, the name of a header may be no UTF-8.
+                queued.sending.settle(queued.index, RecordRejectedError(f"the record cannot be encoded: {exc}"))
+                dropped.append(waiting.popleft())
+                self._trust(1)
+                continue
+            if added is None:
                 break
             packed.append(waiting.popleft())
         return packed, dropped

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import KafkaError, ProducerClosed, UnknownTopicOrPartitionError
 
 from streams.domain.errors import (
     KafkaUnavailableError,
@@ -55,6 +55,10 @@ _MAX_BATCH_BYTES: Final = 131_072
 _CLOSE_S: Final = 10.0
 _METADATA_S: Final = 10.0
 """How long the number of a topic's partitions is believed."""
+_REQUEST_S: Final = 10.0
+_ANSWER_S: Final = _REQUEST_S + 2.0
+"""How long the answer may take which partitions a topic has: aiokafka ends by itself after `_REQUEST_S`, but never where
+the client is closed meanwhile."""
 _TOO_LARGE_S: Final = 60.0
 """How long a topic's limit is believed that was learned from a refusal: an operator may raise it."""
 _SILENT_S: Final = 5.0
@@ -81,6 +85,7 @@ class EventProducer:
         """Lanes with records that nobody sends yet, in order."""
         self._flushing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._partitions: dict[str, tuple[int, float]] = {}
         self._asking: dict[str, asyncio.Task[int]] = {}
         self._too_large: dict[str, tuple[int, float]] = {}
@@ -116,6 +121,8 @@ class EventProducer:
         client, self._client = self._client, None
         if client is not None:
             await self._close(client)
+        for task in self._closing:
+            task.cancel()
         for lane in self._lanes.values():
             self._let_go(lane.waiting)
             give_up(lane.waiting)
@@ -178,9 +185,10 @@ class EventProducer:
             and asyncio.get_running_loop().time() - known[1] < _METADATA_S
         )
 
-    def partition_of(self, topic: str, key: bytes) -> int:
-        """Where a record with this key would go; its topic is prepared."""
-        return partition_for(key, self._partitions[topic][0])
+    def partition_of(self, topic: str, key: bytes) -> int | None:
+        """Where a record with this key would go; None where its topic was deleted since it was prepared."""
+        count = self._partitions[topic][0]
+        return partition_for(key, count) if count else None
 
     def submit(self, records: Sequence[OutgoingRecord], *, must_go: bool = False) -> Sending:
         """Take records over, and return where their outcomes will be. The order within a partition is kept.
@@ -189,6 +197,8 @@ class EventProducer:
         KafkaUnavailableError; then nothing was done. Wait for what is returned at once: records that nobody waits for
         are not sent.
         """
+        if not self._is_started:
+            raise KafkaUnavailableError("the producer is not connected")
         sizes = [record.bytes for record in records]
         self._check_room(len(sizes), sum(sizes))
         sending = Sending(len(sizes), must_go=must_go)
@@ -199,7 +209,7 @@ class EventProducer:
             self._heard_at = time.monotonic()
         for index, (record, size) in enumerate(zip(records, sizes, strict=True)):
             if (limit := self._limit(record, now)) < size:
-                reason = f"{record.topic} takes records of up to {limit} bytes, not {size}"
+                reason = f"{size} bytes are too many for {record.topic}, where records of up to {limit} may fit"
                 sending.settle(index, RecordRejectedError(reason))
                 continue
             if (lane := self._lane(record)) is None:
@@ -263,6 +273,8 @@ class EventProducer:
         done, _ = await asyncio.wait({asking}, timeout=max(0.0, deadline - loop.time()))
         if not done:
             raise KafkaUnavailableError(f"Kafka did not say in time how many partitions {topic} has")
+        if asking.cancelled():
+            raise KafkaUnavailableError("the producer has stopped")
         asking.result()
         # Its callback may have its turn after us.
         self._asked(topic, asking)
@@ -272,7 +284,12 @@ class EventProducer:
         if (client := self._client) is None:
             raise KafkaUnavailableError("the producer has lost its connection")
         with translated(f"write to {topic}"):
-            return len(await client.partitions_for(topic))
+            return len(await self._partitions_of(client, topic))
+
+    async def _partitions_of(self, client: AIOKafkaProducer, topic: str) -> set[int]:
+        async with asyncio.timeout(_ANSWER_S):
+            partitions: set[int] = await client.partitions_for(topic)
+            return partitions
 
     def _asked(self, topic: str, done: asyncio.Task[int]) -> None:
         self._asking.pop(topic, None)
@@ -315,7 +332,14 @@ class EventProducer:
         if not packed:
             return
         try:
+            partitions = await self._partitions_of(client, lane.topic)
+            if lane.partition not in partitions:
+                self._gone(lane, packed, len(partitions), KafkaUnavailableError(f"{lane.topic} was made anew"))
+                return
             acknowledged = await client.send_batch(builder, lane.topic, partition=lane.partition)
+        except UnknownTopicOrPartitionError:
+            self._gone(lane, packed, 0, UnknownTopicError(lane.topic, "Kafka has no such topic"))
+            return
         except ProducerClosed:
             # It was replaced while this waited for its turn: nothing was sent.
             self.stats.retries += 1
@@ -331,14 +355,23 @@ class EventProducer:
             written = await acknowledged
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is the outcome of these records
             self._refused(lane, packed, client, exc)
+            return
         except BaseException:
             self._let_go(packed)
             raise
-        else:
-            self._heard_at = time.monotonic()
-            self.stats.written(len(packed), sum(queued.size for queued in packed))
-            self._let_go(packed)
-            lane.written(packed, written.offset)
+        if written.offset < 0:
+            # The broker knows the batch, and no more where it is (DUPLICATE_SEQUENCE_NUMBER): there is no receipt.
+            self._refused(lane, packed, client, KafkaError("the batch is stored, and its place forgotten"))
+            return
+        self._heard_at = time.monotonic()
+        self.stats.written(len(packed), sum(queued.size for queued in packed))
+        self._let_go(packed)
+        lane.written(packed, written.offset)
+
+    def _gone(self, lane: Lane, packed: list[Queued], partitions: int, outcome: PlatformError) -> None:
+        """A topic was deleted, or made anew with fewer partitions. Nothing was sent, so that the session goes on."""
+        self._partitions[lane.topic] = (partitions, asyncio.get_running_loop().time())
+        self._failed(packed, outcome)
 
     def _refused(self, lane: Lane, packed: list[Queued], client: AIOKafkaProducer, error: Exception) -> None:
         # The refused batch has used up sequence numbers: the broker would refuse all that follow on its partition.
@@ -352,6 +385,9 @@ class EventProducer:
                 self.stats.retries += 1
                 return
             self._too_large[lane.topic] = (packed[0].size, time.time())
+        self._failed(packed, outcome)
+
+    def _failed(self, packed: list[Queued], outcome: PlatformError) -> None:
         self.stats.failed += len(packed)
         self._let_go(packed)
         for queued in packed:
@@ -391,7 +427,7 @@ class EventProducer:
             linger_ms=0,
             max_batch_size=_MAX_BATCH_BYTES,
             max_request_size=MAX_DEAD_LETTER_BYTES,
-            request_timeout_ms=10_000,
+            request_timeout_ms=int(_REQUEST_S * 1000),
             # So that a topic which is given more partitions is soon written to in all of them.
             metadata_max_age_ms=20_000,
         )
@@ -405,10 +441,18 @@ class EventProducer:
         return client
 
     async def _close(self, client: AIOKafkaProducer) -> None:
+        """Close a client. While Kafka is away, that goes on beside the caller: a client not closed would stay for ever."""
+        closing = asyncio.get_running_loop().create_task(self._end(client))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        done, _ = await asyncio.wait({closing}, timeout=_CLOSE_S)
+        if not done:
+            log.warning("the producer has not closed within %g s", _CLOSE_S)
+
+    async def _end(self, client: AIOKafkaProducer) -> None:
         try:
-            async with asyncio.timeout(_CLOSE_S):
-                await client.stop()
-        except (KafkaError, TimeoutError) as exc:
+            await client.stop()
+        except KafkaError as exc:
             log.warning("the producer did not close in order: %r", exc)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -57,7 +57,7 @@ class Sending:
     taken back.
     """
 
-    __slots__ = ("_left", "_then", "_waiters", "must_go", "outcomes")
+    __slots__ = ("_left", "_then", "must_go", "outcomes")
 
     def __init__(self, count: int, *, must_go: bool = False) -> None:
         self.outcomes: list[Outcome | None] = [None] * count
@@ -65,7 +65,6 @@ class Sending:
         self.must_go = must_go
         """Whether the records are sent though nobody waits for them."""
         self._left = count
-        self._waiters: list[asyncio.Future[None]] = []
         self._then: list[Callable[[], None]] = []
 
     @property
@@ -76,7 +75,7 @@ class Sending:
     @property
     def is_wanted(self) -> bool:
         """Whether the records are still to be sent."""
-        return self.must_go or bool(self._waiters) or bool(self._then)
+        return self.must_go or bool(self._then)
 
     def settle(self, index: int, outcome: Outcome) -> None:
         """The outcome of a record is known; the first one counts."""
@@ -85,8 +84,6 @@ class Sending:
         self.outcomes[index] = outcome
         self._left -= 1
         if not self._left:
-            for waiter in self._waiters:
-                _wake(waiter)
             then, self._then = self._then, []
             for go_on in then:
                 go_on()
@@ -102,20 +99,39 @@ class Sending:
 
     async def settled(self, deadline: float = float("inf")) -> bool:
         """Wait until every outcome is known, at most until the deadline (the loop's time, seconds)."""
-        if not self._left:
-            return True
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        # One timer, which is cheaper by far than a time-out around a task.
-        timer = None if deadline == float("inf") else loop.call_at(deadline, _wake, waiter)
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.remove(waiter)
-            if timer is not None:
-                timer.cancel()
+        await all_settled([self], deadline)
         return not self._left
+
+
+async def all_settled(sendings: Iterable[Sending], deadline: float = float("inf")) -> None:
+    """Wait until every outcome of all of them is known, at most until the deadline (the loop's time, seconds).
+
+    All are waited for from the start, and not one after the other: what nobody waits for is not sent.
+    """
+    left = [sending for sending in sendings if not sending.is_settled]
+    if not left:
+        return
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+    count = len(left)
+
+    def one_less() -> None:
+        nonlocal count
+        count -= 1
+        if not count:
+            _wake(waiter)
+
+    # One timer, which is cheaper by far than a time-out around a task.
+    timer = None if deadline == float("inf") else loop.call_at(deadline, _wake, waiter)
+    for sending in left:
+        sending.then(one_less)
+    try:
+        await waiter
+    finally:
+        for sending in left:
+            sending.give_up(one_less)
+        if timer is not None:
+            timer.cancel()
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

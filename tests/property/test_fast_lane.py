@@ -61,8 +61,8 @@ async def ask(g: Gateway, body: bytes, content_type: str, trace: str | None, fau
     response = await g.client.post("/api/v1/events/iot", data=body, headers=headers)
     g.producer.fails = None
     document = await response.json()
-    made = b"event_id" not in body
-    if made and response.status == 201:
+    made = response.status == 201 and document["event_id"].encode() not in body.lower()
+    if made:
         document["event_id"] = "made"
     length = () if made else ("Content-Length",)
     told = {n: v for n, v in response.headers.items() if n not in VARYING and (n != "Content-Length" or n in length)}

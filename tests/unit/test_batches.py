@@ -20,13 +20,15 @@ GOOD = b'{"event_type":"a","timestamp":1,"user_id":"u%d"}'
 
 def read(body: bytes, format_: BatchFormat, max_records: int = 100) -> list[Event | InvalidEventError]:
     numbers = iter(range(1_000))
-    return read_batch(
-        body,
-        format_,
-        rules=EventRules(),
-        now_ms=NOW_MS,
-        new_event_id=lambda: ID.format(next(numbers)),
-        max_records=max_records,
+    return list(
+        read_batch(
+            body,
+            format_,
+            rules=EventRules(),
+            now_ms=NOW_MS,
+            new_event_id=lambda _: ID.format(next(numbers)),
+            max_records=max_records,
+        )
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from aiohttp.web_protocol import RequestHandler
 
 from streams.domain.errors import RecordRejectedError
+from streams.kafka.sending import Receipt, Sending
 from tests.web_gateway import EVENT, gateway
 from web.fast_lane import FastLane
 
@@ -161,6 +162,29 @@ async def test_shares_are_kept(taken):
         assert (status, body["code"], taken[-1]) == (429, "rate_limited", True)
 
 
+async def test_a_request_beyond_its_share_is_no_event(taken):
+    pages = []
+    for kind in ("application/json", "application/json; charset=utf-8"):
+        async with connected(subject_requests_per_s=0.001) as (g, _, _):
+            assert (await g.post(event(), content_type=kind)).status == 429
+            page = await (await g.client.get("/metrics")).text()
+            pages.append([line for line in page.splitlines() if line.startswith("streams_events_total")])
+    assert taken == [False, True, False, False, False, False]
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("origins", [["*"], ["https://app.example.com"]], ids=str)
+@pytest.mark.parametrize("body", [event(), b"{}"], ids=["good", "bad"])
+async def test_what_caches_must_know_is_told_either_way(taken, origins, body):
+    found = []
+    for kind in ("application/json", "application/json; charset=utf-8"):
+        async with connected(cors_origins=origins) as (g, _, _):
+            response = await g.post(body, content_type=kind)
+            found.append((response.status, response.headers.getall("Vary", [])))
+    assert taken == [False, True, False, False]
+    assert found[0] == found[1]
+
+
 async def test_a_client_that_goes_leaves_nothing(taken):
     async with connected() as (g, _, writer):
         g.producer.hangs = True
@@ -195,6 +219,48 @@ async def test_an_idle_connection_is_closed_after_its_time(taken):
         assert (await answer(reader))[0] == 201
         assert taken[-1] is True
         assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_a_connection_is_not_idle_while_its_request_waits_for_kafka(taken):
+    async with connected(keepalive_timeout_s=0.4, request_deadline_s=0.8) as (g, reader, writer):
+        writer.write(post(g, event()))
+        assert (await answer(reader))[0] == 201
+        await asyncio.sleep(0.2)
+        g.producer.hangs = True
+        writer.write(post(g, event(1)))
+        status, body = await answer(reader)
+        assert (status, body["code"], taken[-1]) == (503, "kafka_unavailable", True)
+        # And then it is again.
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_an_event_of_a_batch_that_is_half_stored_is_answered_in_time(taken, monkeypatch, is_known):
+    async with connected(request_deadline_s=0.6) as (g, reader, writer):
+        sendings = []
+
+        def submit(records, *, must_go=False):
+            sendings.append(Sending(len(records), must_go=must_go))
+            return sendings[-1]
+
+        def half():
+            sendings[0].settle(0, Receipt("events.iot", 1, 0, 0))
+
+        monkeypatch.setattr(g.producer, "submit", submit)
+        batch = asyncio.create_task(g.post(event(1) + b"\n" + event(2), "iot/batch", "application/x-ndjson"))
+        await asyncio.sleep(0.2)
+        if is_known:
+            half()
+        began = asyncio.get_running_loop().time()
+        writer.write(post(g, event(1)))
+        await asyncio.sleep(0.1)
+        if not is_known:
+            half()
+        # The batch is given up first, and what is known of it kept.
+        assert (await batch).status == 207
+        status, body = await answer(reader)
+        assert (status, body["duplicate"], taken[-1]) == (201, True, True)
+        assert asyncio.get_running_loop().time() - began < 0.8
 
 
 async def test_what_kafka_never_takes_is_told_to_be_kept(taken):

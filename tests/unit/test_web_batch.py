@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import uuid
+from functools import partial
 
 import pytest
 
@@ -13,8 +14,10 @@ from streams.codecs import events_to_avro_container
 from streams.domain.errors import KafkaUnavailableError, OverloadedError, RecordRejectedError
 from streams.domain.headers import CONTENT_TYPE, EVENT_ID, TRACEPARENT, header
 from streams.domain.validation import EventRules, event_from_fields
+from streams.kafka.producer import EventProducer
 from tests.strategies import NOW_MS
 from tests.web_gateway import EVENT, SCHEMA_ID, STORED_AT, gateway, problem_of
+from web import turns
 
 NDJSON = "application/x-ndjson"
 PATH = "/api/v1/events/iot/batch"
@@ -176,6 +179,28 @@ async def test_events_are_charged_to_the_subject():
         assert int(headers["Retry-After"]) >= 1
 
 
+@pytest.mark.parametrize("record", [EVENT, EVENT | {"value": "x"}], ids=["good", "bad"])
+@pytest.mark.parametrize(("path", "loops"), [(PATH, 3), (PATH.replace("batch", "validate"), 2)])
+async def test_a_batch_lets_others_have_their_turns(monkeypatch, path, loops, record):
+    monkeypatch.setattr(turns, "TURN_S", 0)
+    number = 200
+    passed = 0
+
+    async def others():
+        nonlocal passed
+        while True:
+            await asyncio.sleep(0)
+            passed += 1
+
+    async with gateway() as g:
+        await g.post(json.dumps(EVENT))
+        running = asyncio.create_task(others())
+        assert (await send(g, lines(*[record] * number), path=path))[0] in {200, 207}
+        running.cancel()
+        # It is read, stored and answered, or read and told, record by record.
+        assert passed >= loops * number
+
+
 async def test_a_batch_that_is_refused_counts_in_the_metrics():
     async with gateway() as g:
         await send(g, lines(event(1), b"{oops"))
@@ -267,6 +292,15 @@ class TestRepetitions:
             assert (await send(g, json.dumps(event(1)), "application/json", path, **key))[0] == 201
             assert (await send(g, json.dumps(event(2)), "application/json", path, **key))[0] == 409
 
+    async def test_a_key_that_comes_with_a_repetition_is_bound_by_it(self):
+        async with gateway() as g:
+            key = {"Idempotency-Key": "k"}
+            path = "/api/v1/events/iot"
+            assert (await g.post(json.dumps(event(1)))).status == 201
+            again = await send(g, json.dumps(event(1)), "application/json", path, **key)
+            assert (again[0], again[1]["duplicate"]) == (201, True)
+            assert (await send(g, json.dumps(event(2)), "application/json", path, **key))[0] == 409
+
     async def test_a_key_names_each_event_of_a_batch(self):
         async with gateway() as g:
             key = {"Idempotency-Key": "k"}
@@ -274,6 +308,16 @@ class TestRepetitions:
             _, again, _ = await send(g, lines(EVENT, EVENT | {"value": 1}), **key)
             assert len({result["event_id"] for result in first["results"]}) == 2
             assert again["results"] == [result | {"duplicate": True} for result in first["results"]]
+
+    async def test_a_record_that_is_put_right_gives_its_neighbours_no_other_ids(self):
+        async with gateway() as g:
+            key = {"Idempotency-Key": "k"}
+            status, first, _ = await send(g, lines(b"{oops", EVENT), **key)
+            assert (status, first["stored"]) == (207, 1)
+            status, again, _ = await send(g, lines(EVENT | {"value": 1}, EVENT), **key)
+            assert (status, again["stored"]) == (200, 2)
+            assert again["results"][1] == first["results"][1] | {"duplicate": True}
+            assert len(g.producer.sent) == 2
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "ü"])
     async def test_a_key_that_cannot_be_one(self, key):
@@ -350,6 +394,31 @@ class TestValidation:
             assert "schema_id" not in answer
             assert "partition" not in answer["results"][0]
 
+    async def test_a_topic_that_is_deleted_meanwhile_has_no_partition(self, monkeypatch):
+        async with gateway() as g:
+
+            async def prepare(topics, deadline):
+                for topic in topics:
+                    g.producer._partitions[topic] = (0, deadline)
+
+            monkeypatch.setattr(g.producer, "prepare", prepare)
+            monkeypatch.setattr(g.producer, "partition_of", partial(EventProducer.partition_of, g.producer))
+            status, answer, _ = await send(g, json.dumps(EVENT), "application/json", self.PATH)
+            assert (status, answer["valid"]) == (200, 1)
+            assert "partition" not in answer["results"][0]
+
     async def test_an_unsupported_format_is_told_as_ever(self):
         async with gateway() as g:
             assert (await send(g, b"a", "text/plain", self.PATH))[0] == 415
+
+
+@pytest.mark.parametrize("path", [PATH, "/api/v1/events/iot/validate"])
+async def test_a_small_batch_gets_no_huge_answer(path):
+    """Each record has a hundred errors that are told, of 150 bytes: 8 MiB of them would be answered with 150 MiB."""
+    wrong = b"{%b}" % b",".join(b'"%d":1' % number for number in range(200))
+    async with gateway() as g:
+        _, answer, _ = await send(g, lines(*[wrong] * 500, event(1)), path=path)
+        told = [len(result["errors"]) for result in answer["results"][:-1]]
+        assert told == [100] * 10 + [1] * 490
+        assert {result["code"] for result in answer["results"][:-1]} == {"invalid_event"}
+        assert "errors" not in answer["results"][-1]

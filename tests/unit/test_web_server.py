@@ -21,6 +21,7 @@ from web import server
 from web.server import MAX_FIELD_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINE_BYTES, Connection, Runner
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST" + GET[3:]
 SECRET_TEXT = "a-text-that-must-not-come-back"
 
 
@@ -107,7 +108,22 @@ async def test_what_is_just_within_the_bounds_is_taken():
         assert (await ask(running.port, line + field + b"Y: 1\r\n" * (MAX_HEADERS - 3) + b"\r\n"))[0] == 200
 
 
-async def test_headers_are_bounded_together():
+async def test_headers_are_bounded_together_however_they_come():
+    fields = (b"X: " + b"a" * (MAX_FIELD_BYTES - 9) + b"\r\n") * 5
+    async with serve() as running:
+        for request in (GET + fields + b"\r\n", POST + b"Content-Length: 9\r\n" + fields + b"\r\nabcdefghi"):
+            # All at once, so that they are complete in the read that goes past the bound.
+            status, _, body, closed = await ask(running.port, request)
+            assert (status, json.loads(body)["code"], closed) == (431, "headers_too_large", True)
+
+
+async def test_a_large_body_is_no_large_header():
+    async with serve() as running:
+        request = POST + b"Connection: close\r\nContent-Length: 100000\r\n\r\n" + b"a" * 100_000
+        assert (await ask(running.port, request))[0] == 200
+
+
+async def test_headers_are_bounded_while_they_come():
     async with serve() as running, connect(running.port) as (reader, writer):
         writer.write(GET)
         for _ in range(5):
@@ -251,6 +267,24 @@ class TestSlowClients:
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await answer(reader)
 
+    @pytest.mark.parametrize("behind", [b"", GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"])
+    async def test_no_client_stays_for_a_small_answer_that_it_does_not_take(self, monkeypatch, behind):
+        """Nor does one that has asked for a WebSocket after it."""
+        monkeypatch.setattr(server, "_STALL_INTERVAL_S", 0.2)
+
+        async def small(request):
+            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+            return web.Response(body=b"x" * 50_000)
+
+        async with serve(small, keepalive_timeout_s=0.2) as running:
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                client.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", running.port))
+                await asyncio.get_running_loop().sock_sendall(client, GET + b"\r\n" + behind)
+                await _until(lambda: running.runner._door.open == 1)
+                await _until(lambda: running.runner._door.open == 0)
+
     async def test_a_client_that_takes_its_answer_slowly_gets_it_whole(self, monkeypatch):
         monkeypatch.setattr(server, "_STALL_INTERVAL_S", 0.1)
 
@@ -334,7 +368,7 @@ class TestWhatWeStandOn:
     """Names of aiohttp and Faust that are not public. Where one is gone, look at `web.server` before all else."""
 
     def test_aiohttp_has_the_names_that_are_used(self):
-        assert {"_waiter", "_keepalive_handle"} <= set(web_protocol.RequestHandler.__slots__)
+        assert {"_waiter", "_keepalive_handle", "_payload_parser"} <= set(web_protocol.RequestHandler.__slots__)
         assert {"_loop", "_upgraded"} <= set(base_protocol.BaseProtocol.__slots__)
         assert isinstance(vars(web_response)["SERVER_SOFTWARE"], str)
         assert callable(web.AppRunner._make_server)
