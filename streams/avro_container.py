@@ -10,7 +10,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,7 @@ from backports import zstd
 
 from streams import schemas
 from streams.codecs import Schema, parse, text_payload, under_name_of
+from streams.domain.avro_bounds import UnsafeSchemaError, check_bounded
 from streams.domain.errors import MalformedEventError, TooManyRecordsError
 
 _MAGIC: Final = b"Obj\x01"
@@ -102,52 +103,14 @@ def _schemas(text: bytes) -> tuple[Schema, Schema]:
         raise MalformedEventError(f"the schema of the Avro file is larger than {_MAX_SCHEMA_BYTES} bytes")
     try:
         document = json.loads(text)
-        _check(document)
+        check_bounded(document, _MAX_SCHEMA_DEPTH)
         writer = parse(json.dumps(document))
         return writer, under_name_of(writer, _EVENT)
-    except MalformedEventError:
-        raise
+    except UnsafeSchemaError as exc:
+        raise MalformedEventError(f"the schema of the Avro file cannot be read safely: {exc}") from exc
     # fastavro raises KeyError, TypeError, ValueError and its own for what is no schema.
     except Exception as exc:
         raise MalformedEventError(f"the schema of the Avro file is none: {type(exc).__name__}: {exc}") from exc
-
-
-def _check(schema: Any, depth: int = 0, inside: tuple[str, ...] = ()) -> None:
-    """That every value takes a byte at least and none contains another of its own type.
-
-    A stranger's schema could otherwise have a reader count to 2^60 in an array of nulls, or nest until the stack of
-    fastavro's C overflows. `inside` are the names of the records around this type.
-    """
-    if depth > _MAX_SCHEMA_DEPTH:
-        raise MalformedEventError(f"the schema of the Avro file nests deeper than {_MAX_SCHEMA_DEPTH}")
-    if isinstance(schema, str) and schema.rpartition(".")[2] in inside:
-        raise MalformedEventError(f"the schema of the Avro file has a type within itself: {schema[:100]}")
-    if isinstance(schema, dict) and schema["type"] in {"record", "error"}:
-        inside = (*inside, schema["name"].rpartition(".")[2])
-    for part in _parts(schema):
-        _check(part, depth + 1, inside)
-
-
-def _parts(schema: Any) -> Sequence[Any]:
-    """The types that a type consists of. Raises MalformedEventError where a value of it may take no byte."""
-    match schema:
-        case list():
-            return schema
-        case {"type": "record" | "error", "fields": [_, *_] as fields}:
-            parts = [field["type"] for field in fields]
-        case {"type": "array", "items": part} | {"type": "map", "values": part}:
-            parts = [part]
-        case {"type": "fixed", "size": int(size)} if size > 0:
-            return ()
-        case {"type": "enum"} | str():
-            return ()
-        case {"type": "record" | "error" | "array" | "map" | "fixed"}:
-            raise MalformedEventError("the schema of the Avro file has a type without parts, or without a byte")
-        case _:
-            parts = [schema["type"]]
-    if "null" in parts:
-        raise MalformedEventError("the schema of the Avro file has null outside a union")
-    return parts
 
 
 def _split(source: io.BytesIO, sync: bytes, max_records: int) -> tuple[list[_Block], str | None]:
@@ -164,7 +127,8 @@ def _split(source: io.BytesIO, sync: bytes, max_records: int) -> tuple[list[_Blo
             return blocks, f"a block's size cannot be read: {type(exc).__name__}"
         if records < 0 or not 0 <= size <= end - source.tell() - _SYNC_BYTES:
             return blocks, "a block is cut off"
-        total += records
+        # One without records is a block to be inflated too.
+        total += max(1, records)
         if total > max_records:
             raise TooManyRecordsError(max_records)
         data = source.read(size)

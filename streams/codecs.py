@@ -17,13 +17,14 @@ from typing import Any, Final, TypeVar
 import fastavro
 import msgspec
 from fastavro.schema import parse_schema
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from streams import avro_event, cloudevents, schemas
 from streams.domain.aggregates import AggregatedEvent
+from streams.domain.avro_bounds import check_bounded
 from streams.domain.dead_letters import DeadLetter
 from streams.domain.envelope import Event
-from streams.domain.errors import MalformedEventError, UnsupportedFormatError
+from streams.domain.errors import FieldError, InvalidEventError, MalformedEventError, UnsupportedFormatError
 from streams.domain.validation import EventRules, event_from_fields, event_from_json
 from streams.schemas import event_pb2
 
@@ -165,8 +166,17 @@ class AvroCodec:
         self._event_heads: set[bytes] = set()
 
     def add_schema(self, schema_id: int, text: str) -> None:
-        """Learn a writer schema. Raises ValueError where the text is no Avro schema."""
-        writer = self._writers[schema_id] = parse(text)
+        """Learn a writer schema. Raises ValueError where the text is no Avro schema, or none that is safe to read by.
+
+        Clients name schemas by their ids: any that the registry has, whoever put it there.
+        """
+        try:
+            writer = parse(text)
+            check_bounded(writer)
+        # What fastavro raises besides for what is no schema, or nests without end.
+        except (TypeError, KeyError, AttributeError, RecursionError) as exc:
+            raise ValueError(f"fastavro cannot take it: {type(exc).__name__}") from exc
+        self._writers[schema_id] = writer
         if _layout(writer) == _layout(self._event):
             self._event_heads.add(frame(schema_id, b""))
         else:
@@ -313,7 +323,17 @@ def protobuf_fields(data: bytes) -> Mapping[str, object]:
         message.ParseFromString(data)
     except DecodeError as exc:
         raise MalformedEventError(f"not a Protobuf streams.Event: {exc}") from exc
+    refuse_unknown_fields(message)
     return {field.name: value for field, value in message.ListFields()}
+
+
+def refuse_unknown_fields(message: Message) -> None:
+    """Return if a message has no field that its type does not know: it would be dropped in silence. Raises InvalidEventError."""
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    if message.ByteSize() != size:
+        detail = f"there is a field that {message.DESCRIPTOR.full_name} does not have"
+        raise InvalidEventError([FieldError("", detail, "unknown_field")])
 
 
 def read_event(

@@ -35,8 +35,11 @@ LEEWAY_S: Final = 5.0
 SUBPROTOCOL_PREFIX: Final = "bearer."
 """Before a token in Sec-WebSocket-Protocol: the one header that a browser's WebSocket can set."""
 
-_REMEMBERED: Final = 8_192
-"""Tokens: some 10 MiB at most. Past them, the one that was not used for longest is verified again."""
+_REMEMBERED_BYTES: Final = 4_194_304
+"""Of tokens, some thousands; with many short scopes, what they say takes twenty times as much memory.
+
+Past them, the one that was not used for longest is verified again.
+"""
 _REMEMBERED_SCOPES: Final = 1_024
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")  # RFC 6749, section 3.3
 _MAX_TIME: Final = 2.0**53
@@ -75,8 +78,9 @@ class Authenticator:
         self._clock = clock
         self._secret: bytes | None = None
         self._known: OrderedDict[str, Claims] = OrderedDict()
+        self._known_bytes = 0
         # With the keys go all tokens that were signed by those withdrawn; the others are verified once more.
-        self._ring = key_ring(settings, on_change=self._known.clear)
+        self._ring = key_ring(settings, on_change=self._forget)
         self._started = False
 
     def start(self) -> None:
@@ -102,11 +106,10 @@ class Authenticator:
         claims = self._known.get(token)
         if claims is None:
             claims = self._decode(token, now)
-            self._known[token] = claims
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            self._remember(token, claims)
         elif now >= claims.expires_at + LEEWAY_S:
             del self._known[token]
+            self._known_bytes -= len(token)
             raise InvalidTokenError("the token has expired")
         else:
             self._known.move_to_end(token)
@@ -117,6 +120,17 @@ class Authenticator:
         if self._ring is not None:
             await self._ring.refetch()
         return self.verify(token)
+
+    def _remember(self, token: str, claims: Claims) -> None:
+        self._known[token] = claims
+        self._known_bytes += len(token)
+        while self._known_bytes > _REMEMBERED_BYTES:
+            oldest, _ = self._known.popitem(last=False)
+            self._known_bytes -= len(oldest)
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._known_bytes = 0
 
     def _decode(self, token: str, now: float) -> Claims:
         if not self._started:
@@ -151,8 +165,12 @@ class Authenticator:
         if not isinstance(scope, str):
             raise InvalidTokenError("the claim scope is not a text")
         subject = payload.get("sub")
+        if subject is not None and not _is_text(subject):
+            raise InvalidTokenError("the claim sub is not a text")
+        # Without the signature: another may fit as well (ES256 has two), and "=" behind it.
+        signed = token.rpartition(".")[0]
         # Two kinds of names, so that no subject can be called as another's token.
-        charged_to = f"sub {subject}" if subject is not None else f"token {hashlib.sha256(token.encode()).hexdigest()}"
+        charged_to = f"sub {subject}" if subject is not None else f"token {hashlib.sha256(signed.encode()).hexdigest()}"
         return Claims(subject, frozenset(scope.split()), expires_at, charged_to)
 
     def _key(self, header: dict[str, Any]) -> tuple[str, Any]:
@@ -228,6 +246,15 @@ def _covers(granted: list[str], wanted: list[str]) -> bool:
     if granted[-1] == "*" and len(wanted) >= len(granted):
         wanted = wanted[: len(granted)]
     return len(granted) == len(wanted) and all(g in ("*", w) for g, w in zip(granted, wanted, strict=True))
+
+
+def _is_text(value: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON can say and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _seconds(payload: dict[str, Any], claim: str) -> float:

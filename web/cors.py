@@ -22,7 +22,16 @@ ALLOWED_HEADERS: Final = (
     "traceparent",
     "x-schema-id",
 )
-EXPOSED_HEADERS: Final = ("Accept", "Accept-Encoding", "Allow", "Location", "Retry-After", "WWW-Authenticate")
+EXPOSED_HEADERS: Final = (
+    "Accept",
+    "Accept-Encoding",
+    "Allow",
+    "Link",
+    "Location",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Streams-Unreadable",
+)
 """What a page may read of an answer, beyond the few headers that it always may."""
 PREFLIGHT_MAX_AGE_S: Final = 600
 
@@ -51,6 +60,8 @@ class Cors:
         self._origins = frozenset(origins)
         self._resources = tuple(dict.fromkeys(resources))
         """Of the routes in our table; Faust's pages are for no page of another origin."""
+        self.varies = ANY not in self._origins
+        """Whether answers differ by who asks."""
 
     async def preflight(self, request: web.Request) -> web.Response | None:
         """The answer to a preflight; None where the request is none, or where it may learn nothing.
@@ -80,7 +91,7 @@ class Cors:
         if response.prepared:
             return  # a WebSocket: its Origin was looked at when it was opened
         headers = response.headers
-        if ANY not in self._origins:
+        if self.varies:
             # On every answer, or a cache gives one origin's to another (the Fetch standard, "CORS protocol and HTTP caches").
             vary = headers.get(hdrs.VARY)
             headers[hdrs.VARY] = hdrs.ORIGIN if vary is None else f"{vary}, {hdrs.ORIGIN}"

@@ -272,7 +272,7 @@ PROBLEMS: Final[Mapping[type[PlatformError], Problem]] = {
     KafkaUnavailableError: Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Kafka is not available",
-        "Kafka did not answer in time; an event that was sent may or may not be stored: send it again under its event_id",
+        "Kafka did not answer in time: try again; an event may be stored all the same, so send it under the same event_id",
     ),
     RegistryUnavailableError: Problem(
         HTTPStatus.SERVICE_UNAVAILABLE, "The schema registry is not available", "the schema registry did not answer"

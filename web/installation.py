@@ -115,6 +115,7 @@ def mount(web_app: web.Application, services: Services, *, authenticator: Authen
         prefix=f"{PREFIX}/events/",
         route=f"{PREFIX}/events/{{topic}}",
         scope=WRITE,
+        varies=cors is not None and cors.varies,
     )
     metrics_port = None
     if apart:

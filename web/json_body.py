@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from streams.domain.errors import FieldError, PlatformError
+from streams.domain.validation import MAX_ERRORS
 from web.errors import InvalidRequestError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -43,6 +44,8 @@ def _errors(document: bytes | msgspec.Raw, type_: type[msgspec.Struct], path: st
             errors.append(FieldError(pointer, f"unknown; there are: {names}", "unknown_field"))
         else:
             errors += _member_errors(raw, fields[name].type, f"{path}/{name}")
+        if len(errors) >= MAX_ERRORS:
+            break
     return errors
 
 

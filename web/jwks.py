@@ -78,7 +78,7 @@ def parse_jwks(document: bytes, algorithms: Collection[str]) -> KeySet:
         raise JwksError(f"the key set is larger than {MAX_DOCUMENT_BYTES} bytes")
     try:
         parsed = msgspec.json.decode(document)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise JwksError("the key set is no JSON") from exc
     entries = parsed.get("keys") if isinstance(parsed, dict) else None
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_KEYS:

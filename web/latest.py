@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import aclosing
 
 from streams.domain.naming import api_topic
 from streams.domain.newest_first import Found, NewestFirst, Page
@@ -51,19 +52,26 @@ class EventLog:
                 spans = _since(spans, await reader.offsets_at(partitions, since_ms))
             page = NewestFirst[Record]({p.partition: (*span,) for p, span in spans.items()}, limit, before=before)
             while windows := page.windows():
-                async for records in reader.read({Partition(topic, p): Span(*span) for p, span in windows.items()}):
-                    page.looked_at(len(records), sum(len(record.value or b"") for record in records))
-                    page.add(
-                        records[0].partition,
-                        [
-                            Found(record.offset, record.timestamp_ms, record)
-                            for record in records
-                            # A clock of a producer may have gone backwards behind the first offset of that time.
-                            if (since_ms is None or record.timestamp_ms >= since_ms) and wanted.matches(record)
-                        ],
-                    )
-                    await asyncio.sleep(0)
-                if clock() >= deadline:
+                reached: dict[int, int] = {}
+                asked = {Partition(topic, p): Span(*span) for p, span in windows.items()}
+                async with aclosing(reader.read(asked)) as batches:
+                    async for records in batches:
+                        page.looked_at(len(records), sum(len(record.value or b"") for record in records))
+                        page.add(
+                            records[0].partition,
+                            [
+                                Found(record.offset, record.timestamp_ms, record)
+                                for record in records
+                                # A clock of a producer may have gone backwards behind the first offset of that time.
+                                if (since_ms is None or record.timestamp_ms >= since_ms) and wanted.matches(record)
+                            ],
+                        )
+                        reached[records[0].partition] = records[-1].offset + 1
+                        if page.is_too_large:
+                            page.interrupted(reached)
+                            break
+                        await asyncio.sleep(0)
+                if clock() >= deadline and page.has_come_on:
                     break
             return page.page()
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 from multidict import MultiMapping
 
 from streams.domain.errors import FieldError
-from streams.domain.validation import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, parse_timestamp
+from streams.domain.validation import MAX_ERRORS, MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS, parse_timestamp
 from web.errors import InvalidParameterError
 
 T = TypeVar("T")
@@ -119,9 +119,10 @@ class Parameters:
             return declared.default
 
     def check(self) -> None:
-        """Return if nothing was wrong. Raises InvalidParameterError, which names everything that is."""
+        """Return if nothing was wrong. Raises InvalidParameterError, which names everything that is, up to `MAX_ERRORS`."""
         if self._errors:
             raise InvalidParameterError(self._errors)
 
     def _wrong(self, name: str, message: str, code: str) -> None:
-        self._errors.append(FieldError(f"?{name}", message, code))
+        if len(self._errors) < MAX_ERRORS:
+            self._errors.append(FieldError(f"?{name}", message, code))

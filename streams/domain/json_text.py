@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_NESTING: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+# Possessive (`++`, `*+`): a place to come back to for each character would take a hundred bytes for each.
+_NESTING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 # A number that is too long covers so many of the places that are looked at first, one after the other.
 _SAMPLES: Final = 8
 _SAMPLED_NUMBER: Final = re.compile(rb"[-+.0-9eE]{%d}" % _SAMPLES)
 _AS_ZEROS: Final = bytes(ord("0") if byte in b"-+.0123456789eE" else ord(" ") for byte in range(256))
-_STRING_OR_NUMBER: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[-+.0-9eE]+', re.DOTALL)
+_STRING_OR_NUMBER: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[-+.0-9eE]+', re.DOTALL)
 
 
 def depth(text: str) -> int:

@@ -114,9 +114,11 @@ def event_from_fields(
     payload = values.get(_PAYLOAD, "{}")
     try:
         fields = msgspec.convert({k: v for k, v in values.items() if k != _PAYLOAD}, _Fields)
-        if isinstance(payload, str) and len(payload) > rules.max_number_length:
-            _check_numbers(payload.encode(), rules, "/payload")
-        return _build(fields, _payload_text(payload), rules, now_ms, new_event_id)
+        # Its syntax first: what is looked for in it afterwards counts on that.
+        text = _payload_text(payload)
+        if len(text) > rules.max_number_length:
+            _check_numbers(text.encode(), rules, "/payload")
+        return _build(fields, text, rules, now_ms, new_event_id)
     except (msgspec.ValidationError, _RuleBrokenError) as exc:
         raise _diagnosis(exc, values, msgspec.convert, rules, now_ms) from None
 
@@ -289,8 +291,16 @@ def _broken_rules(
 def _check_field_numbers(name: str, value: object, rules: EventRules) -> None:
     if isinstance(value, msgspec.Raw):
         _check_numbers(bytes(value), rules, _pointer(name))
-    elif name == _PAYLOAD and isinstance(value, str):
-        _check_numbers(value.encode(errors="replace"), rules, _pointer(name))
+    elif name == _PAYLOAD and isinstance(value, str) and _is_json(value):
+        _check_numbers(value.encode(), rules, _pointer(name))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _payload_text(text)
+    except _RuleBrokenError:
+        return False
+    return True
 
 
 def _pointer(name: str) -> str:

@@ -129,8 +129,8 @@ def test_fastavro_reads_what_we_write_and_the_other_way_round(event):
 def test_a_batch_has_for_each_document_the_verdict_that_it_has_alone(batch, format_):
     bodies = [document.body for document in batch]
     body = b"\n".join(bodies) if format_ is BatchFormat.NDJSON else b"[" + b",".join(bodies) + b"]"
-    results = read_batch(
-        body, format_, rules=RULES, now_ms=NOW_MS, new_event_id=lambda: NEW_ID, max_records=len(bodies)
+    results = list(
+        read_batch(body, format_, rules=RULES, now_ms=NOW_MS, new_event_id=lambda _: NEW_ID, max_records=len(bodies))
     )
     found = [{e.path for e in result.errors} if isinstance(result, InvalidEventError) else result for result in results]
     assert found == [verdict(partial(from_json, body)) for body in bodies]

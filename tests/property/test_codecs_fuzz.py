@@ -64,14 +64,16 @@ def check_one(data: bytes, format_: Format) -> None:
 
 def check_batch(body: bytes, format_: BatchFormat) -> None:
     try:
-        results = read_batch(
-            body,
-            format_,
-            rules=RULES,
-            now_ms=NOW_MS,
-            new_event_id=lambda: NEW_ID,
-            max_records=MAX_RECORDS,
-            max_inflated_bytes=100_000,
+        results = list(
+            read_batch(
+                body,
+                format_,
+                rules=RULES,
+                now_ms=NOW_MS,
+                new_event_id=lambda _: NEW_ID,
+                max_records=MAX_RECORDS,
+                max_inflated_bytes=100_000,
+            )
         )
     except (InvalidEventError, TooManyRecordsError):
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -71,6 +73,19 @@ def test_depth_is_that_of_the_value(value):
         return 0 if inner is None else 1 + max(map(nested, inner), default=0)
 
     assert depth(json.dumps(value)) == nested(value)
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "\\\\n" * 500_000, "x\\\\n" * 300_000])
+def test_a_long_string_takes_no_memory_to_step_over(text):
+    document = f'{{"a": "{text}", "n": {"1" * 30}}}'
+    encoded = document.encode()
+    tracemalloc.start()
+    try:
+        assert (depth(document), has_longer_number(encoded, LIMIT)) == (1, True)
+        # The bytes without their digits, and the string as a token.
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(encoded)
+    finally:
+        tracemalloc.stop()
 
 
 def read(document: bytes, rules: EventRules = RULES) -> Event:
@@ -158,6 +173,16 @@ def test_the_payload_of_a_binary_format_is_looked_at_in_the_same_way():
     fields = {"event_type": "a", "timestamp": 1, "user_id": "u", "payload": '{"a": %s}' % ("1" * 21)}
     with pytest.raises(InvalidEventError, match="more than 20 characters"):
         event_from_fields(fields, RULES, NOW_MS, lambda: "made")
+
+
+def test_strings_that_never_end_are_not_looked_through_from_every_quote():
+    """A binary format's payload is any text: where this one is searched before its syntax is looked at, it takes a minute."""
+    fields = {"event_type": "a", "timestamp": 1, "user_id": "u", "payload": '{"' + '\\"' * 80_000 + "0" * 500}
+    began = time.process_time()
+    with pytest.raises(InvalidEventError) as refused:
+        event_from_fields(fields, EventRules(), NOW_MS, lambda: "made")
+    assert time.process_time() - began < 2
+    assert [(error.path, error.code) for error in refused.value.errors] == [("/payload", "invalid_type")]
 
 
 def test_the_usual_limit_is_400_characters():

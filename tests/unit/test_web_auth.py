@@ -90,6 +90,7 @@ WRONG = {
     "scope is a list": sign(GOOD | {"scope": ["*"]}),
     "aud is a number": sign(GOOD | {"aud": 7}),
     "sub is a number": sign(GOOD | {"sub": 7}),
+    "sub is half a character": sign(GOOD | {"sub": "\ud83d"}),
     "garbage": "garbage",
     "empty parts": "..",
     "many parts": "a.b.c.d.e",
@@ -129,18 +130,31 @@ def test_requests_count_for_the_subject_or_else_for_the_token():
 
     assert charged_to() == charged_to(scope="x") != charged_to(sub="you")
     assert charged_to(sub=None) != charged_to(sub=None, scope="x")
+    # The same token, written in another way.
+    token = sign(without("sub"))
+    assert {authenticator.verify(t).charged_to for t in (token, token + "=")} == {charged_to(sub=None)}
     # No subject can be called as another's token is.
     assert charged_to(sub=charged_to(sub=None)) != charged_to(sub=None)
 
 
 def test_the_memory_of_tokens_is_bounded_and_keeps_those_in_use(monkeypatch):
-    monkeypatch.setattr(auth, "_REMEMBERED", 10)
-    authenticator = make_authenticator()
+    size = len(sign(GOOD))
+    monkeypatch.setattr(auth, "_REMEMBERED_BYTES", 10 * size)
+    clock = Clock()
+    authenticator = make_authenticator(clock)
     used = authenticator.verify(sign(GOOD))
     for number in range(100):
         authenticator.verify(sign(GOOD | {"sub": str(number)}))
         assert authenticator.verify(sign(GOOD)) is used
-    assert len(authenticator._known) == 10
+    assert 9 <= len(authenticator._known) <= 10
+    # By their size: a header may have 16 KiB, and a claim thousands of scopes.
+    authenticator.verify(sign(GOOD | {"scope": "x" * 5 * size}))
+    assert sum(map(len, authenticator._known)) <= 10 * size
+    clock.now = NOW + 60 + LEEWAY_S
+    for token in list(authenticator._known):
+        with pytest.raises(InvalidTokenError, match="expired"):
+            authenticator.verify(token)
+    assert (len(authenticator._known), authenticator._known_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ class TestWhichKeysAreUsed:
         "wrong",
         [
             *(b"", b"[]", b"{}", b'{"keys": []}', b'{"keys": 1}', b'{"keys": {}}', b"\xff", b"[" * 5_000),
+            b'{"keys": [{"kid": "\xff"}]}',
             document(*[public(RSA)] * (MAX_KEYS + 1)),
             b" " * (MAX_DOCUMENT_BYTES + 1),
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streams.codecs import Format
-from streams.domain.errors import RegistryAccessError, RegistryUnavailableError
+from streams.domain.errors import OverloadedError, RegistryAccessError, RegistryUnavailableError
 from web.aggregates import AGGREGATES_QUERY, AggregatesAnswer
 from web.errors import (
     NotAcceptableError,
@@ -42,7 +42,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         ),
         description="They are read from the log itself, so every worker answers alike. `Accept` decides the form.",
         query=LATEST_QUERY,
-        errors=(*REGISTRY_ERRORS, NotAcceptableError),
+        errors=(*REGISTRY_ERRORS, NotAcceptableError, OverloadedError),
     ),
     "GET /events/{topic}/{partition}/{offset}": Operation(
         "eventRecord",
@@ -63,7 +63,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         ),
         description="`Accept` decides the form.",
         query=(),
-        errors=(*REGISTRY_ERRORS, NotAcceptableError, UnknownOffsetError),
+        errors=(*REGISTRY_ERRORS, NotAcceptableError, OverloadedError, UnknownOffsetError),
     ),
     "GET /aggregates/{topic}": Operation(
         "closedWindows",
