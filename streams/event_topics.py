@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from streams.domain.envelope_schema import SchemaKind
@@ -15,6 +16,7 @@ from streams.kafka.admin import TopicAdmin
 from streams.kafka.consumer import Span
 from streams.kafka.log_dirs import partition_bytes
 from streams.registry import RegisteredSchema
+from streams.retrying import retrying
 from streams.settings import Settings
 from streams.topic_schemas.store import TopicSchemas
 from streams.topics import event_topic_spec
@@ -25,6 +27,8 @@ _RETENTION: Final = "retention.ms"
 _CLEANUP: Final = "cleanup.policy"
 _DELETE: Final = "delete"
 """Kafka's default, which is that of every event topic."""
+_LEADERLESS_S: Final = 2.0
+"""How long partitions may be without a leader before a question about topics fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +89,18 @@ class EventTopics:
         spec = event_topic_spec(self._settings, name)
         configs = dict(spec.configs) | ({} if retention_ms is None else {_RETENTION: str(retention_ms)})
         spec = replace(spec, partitions=partitions or spec.partitions, configs=configs)
-        existing = await self._admin.topics()
-        if spec.name in existing:
-            raise TopicExistsError(f"there is a topic {name!r}")
-        _refuse_collision(spec.name, existing)
-        if schema is not None:
-            await self._schemas.register(spec.name, *schema)
-        else:
-            await self._schemas.prepare(spec.name)
-        if not await self._admin.create([spec]):
-            raise TopicExistsError(f"there is a topic {name!r}: it was created meanwhile")
+        # One at a time: who is refused since another was faster must not have registered a schema meanwhile.
+        async with self._one_at_a_time:
+            existing = await self._admin.topics()
+            if spec.name in existing:
+                raise TopicExistsError(f"there is a topic {name!r}")
+            _refuse_collision(spec.name, existing)
+            if schema is not None:
+                await self._schemas.register(spec.name, *schema)
+            else:
+                await self._schemas.prepare(spec.name)
+            if not await self._admin.create([spec]):
+                raise TopicExistsError(f"there is a topic {name!r}: it was created meanwhile")
         log.info("created %s", spec.name)
         kind = SchemaKind.AVRO if schema is None else schema[0]
         spans = dict.fromkeys(range(spec.partitions), Span(0, 0))
@@ -106,6 +112,10 @@ class EventTopics:
 
     async def summaries(self, names: list[str]) -> list[TopicSummary]:
         """What there is to say about these topics; one that is deleted meanwhile is left out."""
+        # The partitions of a topic that somebody has just created, or that moves, have no leader for a moment.
+        return await retrying(partial(self._summaries, names), self._settings.retry_policy(_LEADERLESS_S))
+
+    async def _summaries(self, names: list[str]) -> list[TopicSummary]:
         topics = {event_topic(name): name for name in names}
         existing = await self._admin.topics()
         found = {topic: existing[topic] for topic in topics if topic in existing}

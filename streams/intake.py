@@ -7,7 +7,7 @@ from typing import Final
 
 from streams.cloudevents import traceparent_of
 from streams.codecs import Format
-from streams.domain.errors import UnknownTopicError
+from streams.domain.errors import InvalidEventError, UnknownTopicError
 from streams.domain.headers import CONTENT_TYPE, EVENT_TOPIC, TRACEPARENT, header
 from streams.kafka.batching import ReceivedRecord
 from streams.kafka.consumer import Record
@@ -44,11 +44,21 @@ async def event_record(record: IngressRecord, topic: str, publisher: Publisher) 
     if format_ is None:
         format_ = Format.of(content_type) if content_type else Format.detect(value)
     await publisher.prepare(topic)
-    event = await publisher.read(value, format_, lambda: ingress_event_id(record), topic=topic)
-    traceparent = header(record.headers, TRACEPARENT)
-    if format_ is Format.CLOUDEVENTS:
-        traceparent = traceparent_of(value) or traceparent
-    return publisher.record(topic, event, format_, traceparent)
+
+    async def made() -> OutgoingRecord:
+        event = await publisher.read(value, format_, lambda: ingress_event_id(record), topic=topic)
+        traceparent = header(record.headers, TRACEPARENT)
+        if format_ is Format.CLOUDEVENTS:
+            traceparent = traceparent_of(value) or traceparent
+        return publisher.record(topic, event, format_, traceparent)
+
+    try:
+        return await made()
+    except InvalidEventError:
+        # Nobody is there to send it again: before it is buried, the schema must be the newest.
+        if not await publisher.renewed(topic):
+            raise
+        return await made()
 
 
 def ingress_event_id(record: IngressRecord) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from streams import cloudevents
@@ -49,6 +50,8 @@ class TopicCatalog:
         self._create = create
         """Makes the topic of an API name, where first events may do that; None where they may not."""
         self._known: set[str] = set()
+        self._created: dict[str, float] = {}
+        """When topics were created from here lately: an answer that was under way, or another broker's, may lack them."""
         self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
         self._error: PlatformError | None = None
@@ -95,7 +98,9 @@ class TopicCatalog:
 
     def created(self, name: str) -> None:
         """Take note of a topic that was created here, before Kafka would be asked again."""
-        self._known.add(event_topic(name))
+        topic = event_topic(name)
+        self._known.add(topic)
+        self._created[topic] = time.monotonic()
 
     def _creation(self, create: Callable[[str], Awaitable[None]], name: str, topic: str) -> asyncio.Task[None]:
         if topic not in self._creating:
@@ -103,11 +108,18 @@ class TopicCatalog:
             async def work() -> None:
                 try:
                     await create(name)
-                    self._known.add(topic)
+                    self.created(name)
                 finally:
                     del self._creating[topic]
 
+            def note(done: asyncio.Task[None]) -> None:
+                # Who waits is told; but the deadlines of all may have ended before.
+                error = None if done.cancelled() else done.exception()
+                if error is not None and not (isinstance(error, PlatformError) and not error.retriable):
+                    log.warning("%s was not created: %s", topic, error)
+
             self._creating[topic] = asyncio.get_running_loop().create_task(work())
+            self._creating[topic].add_done_callback(note)
         return self._creating[topic]
 
     def _look_again(self) -> None:
@@ -137,9 +149,11 @@ class TopicCatalog:
 
     async def refresh(self) -> None:
         """Learn which event topics exist now."""
+        lately = time.monotonic() - _REFRESH_S
         try:
             topics = await self._admin.topics()
-            self._known = {topic for topic in topics if topic.startswith(EVENTS_PREFIX)}
+            self._created = {topic: at for topic, at in self._created.items() if at > lately}
+            self._known = {topic for topic in topics if topic.startswith(EVENTS_PREFIX)} | self._created.keys()
             self._error = None
         except PlatformError as exc:
             self._error = exc
@@ -216,7 +230,9 @@ class Publisher:
         if format_ is Format.PROTOBUF and topic is not None:
             await self.prepare(topic)
             if (fields := self._schema_of(topic).fields) is not None:
-                return event_from_fields(fields(data), self._rules, self._clock_ms(), event_ids)
+                with self._doubting(topic):
+                    found = fields(data)
+                return event_from_fields(found, self._rules, self._clock_ms(), event_ids)
         return await self._loader.read(
             lambda: read_event(
                 data, format_, self._codec, rules=self._rules, now_ms=self._clock_ms(), new_event_id=event_ids
@@ -224,9 +240,9 @@ class Publisher:
         )
 
     def read_batch(
-        self, body: bytes, format_: BatchFormat, event_ids: Callable[[], str], max_records: int
-    ) -> list[Event | InvalidEventError]:
-        """What became of each record of a batch, as `streams.batches.read_batch`; valid as events."""
+        self, body: bytes, format_: BatchFormat, event_ids: Callable[[int], str], max_records: int
+    ) -> Iterator[Event | InvalidEventError]:
+        """What becomes of each record of a batch, as `streams.batches.read_batch`; valid as events."""
         return read_batch(
             body,
             format_,
@@ -256,11 +272,26 @@ class Publisher:
     def value(self, topic: str, event: Event) -> bytes:
         """The value of an event's record: framed Avro. Raises InvalidEventError as `check`."""
         schema = self._schema_of(topic)
-        if schema.body is not None:
-            return frame(schema.event_schema, schema.body(event))
-        if schema.check is not None:
+        if schema.check is None:
+            return self._codec.encode_event(event, schema.event_schema)
+        with self._doubting(topic):
+            if schema.body is not None:
+                return frame(schema.event_schema, schema.body(event))
             schema.check(event)
         return self._codec.encode_event(event, schema.event_schema)
+
+    async def renewed(self, topic: str) -> bool:
+        """Whether the topic has another schema by now than the one that has just refused an event."""
+        return self._schemas is not None and await self._schemas.renewed(topic)
+
+    @contextmanager
+    def _doubting(self, topic: str) -> Iterator[None]:
+        try:
+            yield
+        except InvalidEventError:
+            if self._schemas is not None:
+                self._schemas.doubt(topic)
+            raise
 
     def record(self, topic: str, event: Event, format_: Format, traceparent: str | None) -> OutgoingRecord:
         """The record of an event for a Kafka topic. Raises InvalidEventError as `check`."""

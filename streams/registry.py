@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -33,8 +32,8 @@ T = TypeVar("T")
 
 _TIMEOUT: Final = httpx.Timeout(5.0)
 _JAVA_CLASS: Final = re.compile(r"^(?:\w+\.)+\w+: ")
-_LISTED: Final = re.compile(r"list of diff types: \[(.*)\]\s*$", re.DOTALL)
-_REASON: Final = re.compile(r"(.+? at /\S*?)(?:, |$)", re.DOTALL)
+_LISTED: Final = "list of diff types: ["
+_PLACE: Final = " at /"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +95,10 @@ class SchemaRegistry:
         """The text of an Avro schema. Raises UnknownSchemaError."""
         doing = f"look up schema {schema_id}"
         status, answer = await self._ask("GET", f"schemas/ids/{schema_id}", doing)
-        if status != HTTPStatus.OK:
-            # 404, or an id that the registry will not even look up.
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
+            # There is none, or it is an id that the registry will not even look up.
             raise UnknownSchemaError(f"the registry has no schema with id {schema_id}: {_message(answer)}")
+        answer = self._expected(status, answer, doing)
         if answer.get("schemaType", SchemaKind.AVRO.value) != SchemaKind.AVRO.value:
             raise UnknownSchemaError(f"schema {schema_id} is no Avro schema")
         return str(answer["schema"])
@@ -127,15 +127,13 @@ class SchemaRegistry:
         status, answer = await self._ask("GET", "subjects", "list the subjects")
         return frozenset(map(str, self._expected(status, answer, "list the subjects")))
 
-    async def _ask(
-        self, method: str, path: str, doing: str, body: dict[str, str] | None = None
-    ) -> tuple[HTTPStatus, Any]:
+    async def _ask(self, method: str, path: str, doing: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
         """Status and document of an answer. The library's own methods know no Protobuf, and no reasons."""
         async with self._translated(doing):
             response = await self._client.request(f"{self._url}/{path}", method=method, body=body)
-            return HTTPStatus(response.status_code), response.json()
+            return response.status_code, response.json()
 
-    def _expected(self, status: HTTPStatus, answer: Any, doing: str) -> Any:
+    def _expected(self, status: int, answer: Any, doing: str) -> Any:
         if status != HTTPStatus.OK:
             raise RegistryAccessError(f"cannot {doing} at {self._url}: {_message(answer)} ({status})")
         return answer
@@ -150,7 +148,7 @@ class SchemaRegistry:
             raise RegistryAccessError(f"cannot {doing} at {self._url}: {exc}") from exc
         except _AwayError as exc:
             raise RegistryUnavailableError(f"cannot {doing} at {self._url}: {exc}") from exc
-        except json.JSONDecodeError as exc:
+        except (ValueError, RecursionError) as exc:
             raise RegistryUnavailableError(f"cannot {doing} at {self._url}: the answer is no registry's") from exc
         except ClientError as exc:
             raise RegistryAccessError(f"cannot {doing} at {self._url}: {exc.message} ({exc.http_code})") from exc
@@ -163,8 +161,18 @@ def incompatibilities(message: str) -> list[str]:
     Java class. What is written otherwise is one reason.
     """
     text = _JAVA_CLASS.sub("", message)
-    listed = _LISTED.search(text)
-    found = [match[1].strip() for match in _REASON.finditer(listed[1])] if listed is not None else []
+    _, is_listed, listed = text.partition(_LISTED)
+    listed = listed.rstrip()
+    found: list[str] = []
+    if is_listed and listed.endswith("]"):
+        # By hand: names of the client's are in it, and a regular expression may go over them again and again.
+        pending: list[str] = []
+        for piece in listed[:-1].split(", "):
+            pending.append(piece)
+            _, has_place, place = piece.rpartition(_PLACE)
+            if has_place and not any(map(str.isspace, place)):
+                found.append(", ".join(pending).strip())
+                pending = []
     return found or [text]
 
 
@@ -219,4 +227,4 @@ class SchemaLoader:
                 try:
                     self._codec.add_schema(need.schema_id, text)
                 except ValueError as exc:
-                    raise UnknownSchemaError(f"schema {need.schema_id} is not an Avro schema") from exc
+                    raise UnknownSchemaError(f"schema {need.schema_id} is none that can be read by: {exc}") from exc

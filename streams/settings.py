@@ -88,11 +88,11 @@ class Settings(BaseSettings):
         4, ge=1, le=64, description="questions to the log of events that are answered at the same time: 1 to 64"
     )
     max_batch_bytes: int = Field(8_388_608, ge=1_024, description="largest body of a batch in bytes: 1024 or more")
-    max_batch_events: int = Field(10_000, ge=1, le=100_000, description="events of a batch at most: 1 to 100000")
+    max_batch_events: int = Field(10_000, ge=1, le=50_000, description="events of a batch at most: 1 to 50000")
     max_compression_ratio: int = Field(
         100, ge=1, description="how many times as large a body beyond 64 KiB may become when it is inflated: 1 or more"
     )
-    max_in_flight_events: int = Field(10_000, ge=1, description="events sent but not acknowledged: 1 or more")
+    max_in_flight_events: int = Field(50_000, ge=1, description="events sent but not acknowledged: 1 or more")
     max_in_flight_bytes: int = Field(
         67_108_864, ge=2_097_152, description="bytes sent but not acknowledged: 2097152 or more"
     )

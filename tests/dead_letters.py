@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -97,7 +97,7 @@ class Reader(LogReader):
             for p in partitions
         }
 
-    async def read(self, spans: Mapping[Partition, Span]) -> AsyncIterator[list[Record]]:
+    async def read(self, spans: Mapping[Partition, Span]) -> AsyncGenerator[list[Record]]:
         for partition, span in spans.items():
             await asyncio.sleep(0)
             if found := self._log.records[partition][span.start : span.end]:

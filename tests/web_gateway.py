@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,8 +153,8 @@ class MemoryProducer(EventProducer):
         for topic in topics:
             self._partitions[topic] = (PARTITIONS, asyncio.get_running_loop().time())
 
-    def partition_of(self, topic: str, key: bytes) -> int:
-        return 1
+    def partition_of(self, topic: str, key: bytes) -> int | None:
+        return 1 if self._partitions[topic][0] else None
 
     def submit(self, records: Sequence[OutgoingRecord], *, must_go: bool = False) -> Sending:
         if self.fails is not None:
@@ -211,7 +211,7 @@ class MemoryReader(LogReader):
             for p in partitions
         }
 
-    async def read(self, spans: Mapping[Partition, Span]) -> AsyncIterator[list[Record]]:
+    async def read(self, spans: Mapping[Partition, Span]) -> AsyncGenerator[list[Record]]:
         for partition, span in spans.items():
             await asyncio.sleep(self.delay_s)
             if self.fails is not None:

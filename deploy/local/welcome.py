@@ -22,10 +22,11 @@ def urls(settings: Settings) -> list[tuple[str, str]]:
     """Name and address of everything that can be looked at."""
     web = f"http://127.0.0.1:{settings.web_port}"
     return [
+        ("docs", f"{web}/docs"),
         ("REST", f"{web}/api/v1"),
         ("health", f"{web}/api/v1/health/ready"),
-        ("metrics", f"{web}/metrics"),
-        ("table pages", f"{web}/table/"),
+        ("metrics", f"http://127.0.0.1:{settings.metrics_port or settings.web_port}/metrics"),
+        ("tables", f"{web}/api/v1/tables"),
         ("Flink UI", f"http://127.0.0.1:{settings.flink_ui_port}/"),
         ("registry", settings.registry_url),
         ("Kafka", settings.kafka_bootstrap_servers),
@@ -76,7 +77,7 @@ def text(settings: Settings, header: Path | None, now_ms: int) -> str:
     if header is not None:
         lines += [
             "",
-            f"All but health and metrics needs the token; it is good for 24 hours: curl -H {shlex.quote(f'@{header.resolve()}')} URL",
+            f"REST and tables need the token, which is good for 24 hours: curl -H {shlex.quote(f'@{header.resolve()}')} URL",
             "Publish an event:",
             f"  {curl(settings, header, now_ms)}",
         ]

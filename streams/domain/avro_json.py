@@ -5,8 +5,8 @@ encoding of JSON, with its tagged unions, is not what people write. The rules he
 
 - a record is an object: each field without a default is required, and unknown ones are refused;
 - bytes and fixed are base64, as Protobuf has them and as msgspec writes them;
-- of a union it is the first branch that fits. A record fits if its fields do, by name, so that no value is looked
-  at twice;
+- of a union it is the first branch that fits, of numbers the first that holds the value as it is: a float would make
+  16777216 of 16777217. A record fits if its fields do, by name, so that no value is looked at twice;
 - logical types are not looked into: a timestamp-millis is a long.
 """
 
@@ -22,6 +22,8 @@ from streams.domain.errors import FieldError
 
 Errors = list[FieldError]
 
+MAX_DEFAULT: Final = 10_000
+"""What a field's default may weigh: 1 a value, and 1 more for every 8 characters. Defaults within defaults double each time."""
 _INT: Final = 1 << 31
 _LONG: Final = 1 << 63
 
@@ -31,23 +33,36 @@ class AvroType(ABC):
 
     expected: str
     """What a value must be, for people."""
+    filled: int = 0
+    """What the defaults weigh together that one object in a value may be filled with, at most."""
 
     @abstractmethod
     def fits(self, value: object) -> bool:
         """Whether a value is meant for this branch of a union. A whole answer for all but what has parts."""
 
+    def holds(self, value: object) -> bool:
+        """Whether it fits, and comes back equal."""
+        return self.fits(value)
+
     @abstractmethod
     def convert(self, value: Any, path: str, errors: Errors) -> Any:
         """The value for Avro. What is wrong is added to the errors, with its JSON Pointer, and the result is void."""
+
+    @abstractmethod
+    def default(self, value: Any) -> Any:
+        """A default, as a schema has it, for Avro: complete, so that no writer adds to it. Raises ValueError."""
 
     def _refuse(self, path: str, errors: Errors) -> None:
         errors.append(FieldError(path, f"expected {self.expected}", "invalid_type"))
 
 
 class _Scalar(AvroType):
-    def __init__(self, expected: str, read: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, expected: str, read: Callable[[Any], Any], read_default: Callable[[Any], Any] | None = None
+    ) -> None:
         self.expected = expected
         self._read = read
+        self._read_default = read_default or read
 
     def fits(self, value: object) -> bool:
         try:
@@ -62,12 +77,25 @@ class _Scalar(AvroType):
         except ValueError:
             self._refuse(path, errors)
 
+    def default(self, value: Any) -> Any:
+        return self._read_default(value)
+
+
+class _Number(_Scalar):
+    def __init__(self, expected: str, format_: str) -> None:
+        super().__init__(expected, _number(format_))
+        self._format = format_
+
+    def holds(self, value: Any) -> bool:
+        return self.fits(value) and struct.unpack(self._format, struct.pack(self._format, value))[0] == value
+
 
 class _Array(AvroType):
     expected = "an array"
 
     def __init__(self, items: AvroType) -> None:
         self._items = items
+        self.filled = items.filled
 
     def fits(self, value: object) -> bool:
         return isinstance(value, list)
@@ -77,12 +105,18 @@ class _Array(AvroType):
             return self._refuse(path, errors)
         return [self._items.convert(item, f"{path}/{place}", errors) for place, item in enumerate(value)]
 
+    def default(self, value: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError  # noqa: TRY004  - one signal for every kind of misfit
+        return [self._items.default(item) for item in value]
+
 
 class _Map(AvroType):
     expected = "an object"
 
     def __init__(self, values: AvroType) -> None:
         self._values = values
+        self.filled = values.filled
 
     def fits(self, value: object) -> bool:
         return isinstance(value, dict)
@@ -92,6 +126,11 @@ class _Map(AvroType):
             return self._refuse(path, errors)
         return {key: self._values.convert(item, path + _step(key), errors) for key, item in value.items()}
 
+    def default(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError  # noqa: TRY004  - one signal for every kind of misfit
+        return {key: self._values.default(item) for key, item in value.items()}
+
 
 class _Record(AvroType):
     expected = "an object"
@@ -100,6 +139,8 @@ class _Record(AvroType):
         self.name = name
         self._fields = fields
         self._defaults = defaults
+        own = sum(map(_weight, defaults.values()))
+        self.filled = max([own, *(type_.filled for type_ in fields.values())])
 
     def fits(self, value: object) -> bool:
         return (
@@ -126,94 +167,131 @@ class _Record(AvroType):
         ]
         return found
 
+    def default(self, value: Any) -> Any:
+        if not isinstance(value, dict) or not value.keys() | self._defaults.keys() >= self._fields.keys():
+            raise ValueError
+        return {
+            name: type_.default(value[name]) if name in value else self._defaults[name]
+            for name, type_ in self._fields.items()
+        }
+
 
 class _Union(AvroType):
-    def __init__(self, branches: list[AvroType]) -> None:
+    def __init__(self, branches: list[AvroType], names: list[str | None]) -> None:
         self._branches = branches
+        self._names = dict(zip(branches, names, strict=True))
+        """By which fastavro is told of a branch; None: it finds it by itself."""
         self.expected = " or ".join(branch.expected for branch in branches)
+        self.filled = max(branch.filled for branch in branches)
 
     def fits(self, value: object) -> bool:
         return any(branch.fits(value) for branch in self._branches)
 
     def convert(self, value: Any, path: str, errors: Errors) -> Any:
-        branch = next((branch for branch in self._branches if branch.fits(value)), None)
+        branch = next((branch for branch in self._branches if branch.holds(value)), None)
+        if branch is None:
+            branch = next((branch for branch in self._branches if branch.fits(value)), None)
         if branch is None and value is not None and len(others := [b for b in self._branches if b is not _NULL]) == 1:
             # Meant for the only one there is: what is wrong with it says more than that nothing fits.
             branch = others[0]
         if branch is None:
             return self._refuse(path, errors)
-        datum = branch.convert(value, path, errors)
-        # By name: fastavro would choose among records by itself.
-        return (branch.name, datum) if isinstance(branch, _Record) else datum
+        return self._of(branch, branch.convert(value, path, errors))
+
+    def default(self, value: Any) -> Any:
+        for branch in self._branches:
+            try:
+                return self._of(branch, branch.default(value))
+            except ValueError:
+                continue
+        raise ValueError
+
+    def _of(self, branch: AvroType, datum: Any) -> Any:
+        # By name: fastavro would choose among records, and among numbers, by itself.
+        name = branch.name if isinstance(branch, _Record) else self._names[branch]
+        return datum if name is None else (name, datum)
 
 
 def avro_type(schema: Any) -> AvroType:
     """The type of a schema, as fastavro's `parse_schema` gives it: valid, and every name in full.
 
     Raises ValueError for what no reader can read safely from a stranger's bytes: a type within itself, which nests
-    until the stack is full, and a type without a byte, of which an array has as many as it says.
+    until the stack is full, and a type without a byte, of which an array has as many as it says. And for a default that
+    is not of its field's type, which fastavro finds out when it writes, or is larger than `MAX_DEFAULT`.
     """
-    return _build(schema, {}, (), in_union=False)
+    return _build(schema, {}, in_union=False)
 
 
-def _build(schema: Any, named: dict[str, AvroType], inside: tuple[str, ...], *, in_union: bool) -> AvroType:
+def _build(schema: Any, named: dict[str, AvroType], *, in_union: bool) -> AvroType:
     if isinstance(schema, list):
-        return _Union([_build(branch, named, inside, in_union=True) for branch in schema])
+        names = [branch if isinstance(branch, str) and branch in _PRIMITIVES else None for branch in schema]
+        return _Union([_build(branch, named, in_union=True) for branch in schema], names)
     if not isinstance(schema, dict):
         if schema == "null" and not in_union:
             raise ValueError("null stands outside a union")
-        if schema in inside:
+        if (found := _PRIMITIVES.get(schema) or named.get(schema)) is None:
+            # A valid schema has each name before it is used: this one is not complete yet.
             raise ValueError(f"the record {schema} is within itself")
-        return _PRIMITIVES[schema] if schema in _PRIMITIVES else named[schema]
+        return found
     type_: AvroType
     match schema["type"]:
         case "record" | "error":
-            type_ = named[schema["name"]] = _record(schema, named, (*inside, schema["name"]))
+            type_ = named[schema["name"]] = _record(schema, named)
         case "enum":
             type_ = named[schema["name"]] = _enum(schema["symbols"])
         case "fixed":
             type_ = named[schema["name"]] = _fixed(schema["size"])
         case "array":
-            type_ = _Array(_build(schema["items"], named, inside, in_union=False))
+            type_ = _Array(_build(schema["items"], named, in_union=False))
         case "map":
-            type_ = _Map(_build(schema["values"], named, inside, in_union=False))
+            type_ = _Map(_build(schema["values"], named, in_union=False))
         case inner:
-            type_ = _build(inner, named, inside, in_union=in_union)
+            type_ = _build(inner, named, in_union=in_union)
     return type_
 
 
-def _record(schema: Any, named: dict[str, AvroType], inside: tuple[str, ...]) -> _Record:
+def _record(schema: Any, named: dict[str, AvroType]) -> _Record:
     fields = schema["fields"]
     if not fields:
         raise ValueError(f"the record {schema['name']} has no field")
+    types = {field["name"]: _build(field["type"], named, in_union=False) for field in fields}
     return _Record(
         schema["name"],
-        {field["name"]: _build(field["type"], named, inside, in_union=False) for field in fields},
-        {field["name"]: _default(field["type"], field["default"]) for field in fields if "default" in field},
+        types,
+        {
+            field["name"]: _default(types[field["name"]], schema["name"], field)
+            for field in fields
+            if "default" in field
+        },
     )
 
 
-def _default(schema: Any, value: Any) -> Any:
-    """A field's default for Avro: in a schema, bytes are a text of the characters 0 to 255.
+def _default(type_: AvroType, record: str, field: Any) -> Any:
+    where = f"the default of {field['name']} in the record {record}"
+    try:
+        datum = type_.default(field["default"])
+    except ValueError as exc:
+        raise ValueError(f"{where} is not of its type: expected {type_.expected}") from exc
+    if _weight(datum) > MAX_DEFAULT:
+        raise ValueError(f"{where} is too large")
+    return datum
 
-    Of a union it is the first branch that a default is for.
-    """
-    if isinstance(schema, list):
-        return _default(schema[0], value)
-    if not isinstance(schema, dict):
-        return value.encode("latin-1") if schema == "bytes" else value
-    match schema["type"]:
-        case "bytes" | "fixed":
-            return value.encode("latin-1")
-        case "array":
-            return [_default(schema["items"], item) for item in value]
-        case "map":
-            return {key: _default(schema["values"], item) for key, item in value.items()}
-        case "record":
-            types = {field["name"]: field["type"] for field in schema["fields"]}
-            return {name: _default(types[name], item) for name, item in value.items()}
-        case _:
-            return value
+
+def _weight(datum: Any) -> int:
+    """What a default weighs, as `MAX_DEFAULT` counts; past that it is not looked at further."""
+    weight = 0
+    left = [datum]
+    while left and weight <= MAX_DEFAULT:
+        one = left.pop()
+        weight += 1
+        match one:
+            case str() | bytes():
+                weight += len(one) // 8
+            case list() | tuple():
+                left.extend(one)
+            case dict():
+                left.extend(one.values())
+    return weight
 
 
 def _step(name: str) -> str:
@@ -267,6 +345,11 @@ def _bytes(value: Any) -> bytes:
         raise ValueError from None
 
 
+def _default_bytes(value: Any) -> bytes:
+    """In a schema, bytes are a text of the characters 0 to 255."""
+    return _string(value).encode("latin-1")
+
+
 def _enum(symbols: list[str]) -> AvroType:
     def read(value: Any) -> str:
         if not isinstance(value, str) or value not in symbols:
@@ -280,12 +363,15 @@ def _fixed(size: int) -> AvroType:
     if size < 1:
         raise ValueError("a fixed type has no byte")
 
-    def read(value: Any) -> bytes:
-        if len(found := _bytes(value)) != size:
-            raise ValueError
-        return found
+    def sized(read: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+        def checked(value: Any) -> bytes:
+            if len(found := read(value)) != size:
+                raise ValueError
+            return found
 
-    return _Scalar(f"{size} bytes in base64", read)
+        return checked
+
+    return _Scalar(f"{size} bytes in base64", sized(_bytes), sized(_default_bytes))
 
 
 _NULL: Final = _Scalar("null", _null)
@@ -294,8 +380,8 @@ _PRIMITIVES: Final[Mapping[str, AvroType]] = {
     "boolean": _Scalar("true or false", _boolean),
     "int": _Scalar("a whole number of 32 bits", _integer(_INT)),
     "long": _Scalar("a whole number of 64 bits", _integer(_LONG)),
-    "float": _Scalar("a number of single precision", _number("<f")),
-    "double": _Scalar("a number", _number("<d")),
+    "float": _Number("a number of single precision", "<f"),
+    "double": _Number("a number", "<d"),
     "string": _Scalar("a text", _string),
-    "bytes": _Scalar("bytes in base64", _bytes),
+    "bytes": _Scalar("bytes in base64", _bytes, _default_bytes),
 }

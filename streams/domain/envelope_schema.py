@@ -65,7 +65,8 @@ def avro_errors(schema: Any) -> list[FieldError]:
     """
     if not isinstance(schema, dict) or schema.get("type") != "record":
         return [FieldError("", "expected a record with the fields of the envelope", "invalid_type")]
-    fields = {field["name"]: field["type"] for field in schema["fields"]}
+    # fastavro lets names pass that are no text.
+    fields = {str(field["name"]): field["type"] for field in schema["fields"]}
     errors = [_missing(name) for name in (*AVRO_ENVELOPE, PAYLOAD) if name not in fields]
     for name, type_ in fields.items():
         if name == PAYLOAD:

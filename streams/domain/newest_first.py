@@ -73,12 +73,15 @@ class NewestFirst(Generic[T]):
         self._width = min(_FIRST_WIDTH, limit)
         self._seen = self._seen_bytes = self._matched = 0
         self._items: list[T] = []
+        self._windows: dict[int, tuple[int, int]] = {}
+        self._begin = self._bounds()
 
     def windows(self) -> dict[int, tuple[int, int]]:
         """The offsets to read now, start <= offset < end, of each partition; none when the page is done."""
         self._tell()
         hungry = self._hungry()
-        if len(self._items) == self._limit or self._seen_bytes >= self._bytes_budget:
+        is_spent = self._seen_bytes >= self._bytes_budget
+        if len(self._items) == self._limit or (is_spent and self.has_come_on):
             return {}
         # A share for each, so that the first windows reach all partitions: then every page gets on, by a record or an
         # offset without a match.
@@ -89,6 +92,8 @@ class NewestFirst(Generic[T]):
             # Nor more than would fill the page if it were all of one partition, going by what was found so far.
             needed = -(-(self._limit - len(self._items)) * self._seen // max(1, self._matched))
             width = max(1, min(width, needed, affordable // max(1, len(hungry))))
+        if is_spent:
+            width = 1
         windows = {}
         for partition in hungry:
             high = self._low[partition]
@@ -98,7 +103,29 @@ class NewestFirst(Generic[T]):
                 self._low[partition] = low
                 self._budget -= high - low
         self._width *= _GROWTH
+        self._windows = windows
         return windows
+
+    @property
+    def has_come_on(self) -> bool:
+        """Whether the next page would begin elsewhere than this one: a page that has not may not end."""
+        return bool(self._items) or self._bounds() != self._begin
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the windows hold more than they were thought to, going by what was newer: leave them, and say so."""
+        return self._seen_bytes >= self._bytes_budget and any(high - low > 1 for low, high in self._windows.values())
+
+    def interrupted(self, reached: Mapping[int, int]) -> None:
+        """The windows were left before their ends: of each partition, `reached` is what comes next of what was read.
+
+        A window that is not complete counts as not read: its newest records are those that are missing.
+        """
+        for partition, (low, high) in self._windows.items():
+            if reached.get(partition, low) < high:
+                self._waiting[partition].clear()
+                self._low[partition] = high
+                self._budget += high - low
 
     def looked_at(self, records: int, size: int) -> None:
         """So many records, of so many bytes together, were read."""
@@ -115,13 +142,17 @@ class NewestFirst(Generic[T]):
     def page(self) -> Page[T]:
         """The page. Call it when there are no more windows."""
         self._tell()
-        bounds = {
-            partition: waiting[-1].offset + 1 if (waiting := self._waiting[partition]) else low
-            for partition, low in self._low.items()
-        }
+        bounds = self._bounds()
         left = any(self._waiting.values()) or bool(self._hungry())
         cursor = ",".join(f"{partition}:{offset}" for partition, offset in sorted(bounds.items()))
         return Page(self._items, cursor if left else None, left and len(self._items) < self._limit)
+
+    def _bounds(self) -> dict[int, int]:
+        """Before which offset of each partition nothing is told yet."""
+        return {
+            partition: waiting[-1].offset + 1 if (waiting := self._waiting[partition]) else low
+            for partition, low in self._low.items()
+        }
 
     def _hungry(self) -> list[int]:
         """The partitions of which nothing is known that comes next, though they hold more."""

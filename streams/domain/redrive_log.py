@@ -132,7 +132,9 @@ class RedriveLog:
             case RunFinished() as entry:
                 run = self._run(entry)
                 run.state, run.finished_at = RunState(entry.ending), entry.at
-                run.totals, run.error = entry.totals, entry.error
+                # A run that failed may not know whether its last transaction was committed: the log does.
+                run.totals = msgspec.structs.replace(entry.totals, redriven=run.redriven)
+                run.error = entry.error
 
     def was_superseded(self, run_id: str) -> bool:
         """Whether another run has begun since this one last did."""

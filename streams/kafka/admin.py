@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -20,6 +20,7 @@ from streams.domain.errors import ConfigurationError, KafkaUnavailableError, Pla
 from streams.kafka.consumer import Partition, Span
 from streams.kafka.errors import translate_confluent
 from streams.kafka.security import confluent_options
+from streams.retrying import retrying
 from streams.settings import Settings
 
 T = TypeVar("T")
@@ -67,7 +68,10 @@ class TopicAdmin:
         return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
     async def create(self, specs: Iterable[TopicSpec]) -> list[str]:
-        """Create the topics that do not exist, and return their names. Safe beside others who do the same."""
+        """Create the topics that do not exist, and return their names, once all partitions have a leader.
+
+        Safe beside others who do the same.
+        """
         existing = await self.topics()
         missing = [spec for spec in specs if spec.name not in existing]
         if not missing:
@@ -85,7 +89,18 @@ class TopicAdmin:
                 created.append(name)
             except _TopicExistsError:
                 continue  # another worker was faster
+        # Brokers answer before they know the topic themselves: whoever asks for it at once would be told that there is none.
+        led = partial(self._require_leaders, {spec.name: spec.partitions for spec in missing if spec.name in created})
+        await retrying(led, self._settings.retry_policy(_TIMEOUT_S))
         return created
+
+    async def _require_leaders(self, topics: Mapping[str, int]) -> None:
+        # First the metadata: librdkafka keeps what it learns of a topic too early, that it has no leaders, for minutes.
+        await self.topics()
+        found = await self.spans(topics)
+        for name, partitions in topics.items():
+            if len(found.get(name, {})) < partitions:
+                raise KafkaUnavailableError(f"{name} was created, but no broker has all of it yet")
 
     async def spans(self, topics: Mapping[str, int]) -> dict[str, dict[int, Span]]:
         """The offsets of each partition, given how many partitions each topic has.

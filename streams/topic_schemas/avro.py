@@ -13,10 +13,12 @@ from streams.codecs import parse
 from streams.domain.avro_json import AvroType, avro_type
 from streams.domain.envelope import Event
 from streams.domain.envelope_schema import PAYLOAD, avro_errors
-from streams.domain.errors import FieldError, InvalidSchemaError
+from streams.domain.errors import FieldError, InvalidEventError, InvalidSchemaError
 from streams.topic_schemas.definition import payload_of, refuse
 
 _PATH: Final = f"/{PAYLOAD}"
+_MAX_FILLED: Final = 1_000_000
+"""What the defaults weigh, by `avro_json.MAX_DEFAULT`, that the objects of one payload may be filled with."""
 
 
 class AvroDefinition:
@@ -26,13 +28,14 @@ class AvroDefinition:
         schema = _parsed(text)
         if errors := avro_errors(schema):
             raise InvalidSchemaError(errors)
-        self._schema = parse(text)
-        [payload] = [field["type"] for field in self._schema["fields"] if field["name"] == PAYLOAD]
-        is_text = (payload["type"] if isinstance(payload, dict) else payload) == "string"
         try:
+            self._schema = parse(text)
+            [payload] = [field["type"] for field in self._schema["fields"] if field["name"] == PAYLOAD]
+            is_text = (payload["type"] if isinstance(payload, dict) else payload) == "string"
             self._payload: AvroType | None = None if is_text else avro_type(payload)
-        except ValueError as exc:
-            raise InvalidSchemaError([FieldError(_PATH, f"it cannot be read safely: {exc}", "unsafe")]) from exc
+        # fastavro lets names pass that are no text.
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise InvalidSchemaError([FieldError(_PATH, f"it cannot be used: {exc}", "unsafe")]) from exc
 
     def check(self, event: Event) -> None:
         """Return if the payload is what the record wants. Raises InvalidEventError."""
@@ -47,6 +50,11 @@ class AvroDefinition:
     def _typed(self, event: Event) -> Any:
         if self._payload is None:
             return event.payload
+        # A pair of brackets may stand for a whole record of defaults: a small body must not become a huge one.
+        if event.payload.count("{") * self._payload.filled > _MAX_FILLED:
+            raise InvalidEventError(
+                [FieldError(_PATH, "too many objects, each to be filled with defaults", "too_long")]
+            )
         errors: list[FieldError] = []
         payload = self._payload.convert(payload_of(event), _PATH, errors)
         refuse(errors)

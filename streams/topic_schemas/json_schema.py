@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import jsonschema_rs
 import msgspec
@@ -12,6 +12,12 @@ from streams.domain.envelope import Event
 from streams.domain.envelope_schema import JSON_DRAFTS, PAYLOAD, json_errors
 from streams.domain.errors import FieldError, InvalidSchemaError
 from streams.topic_schemas.definition import payload_of, refuse
+
+_SMALL: Final = 4_096
+_FEW: Final = 64
+"""Of a payload with more characters, or more values, only the first error is told: the validator makes all before it gives
+the first, each with a copy of what is wrong, which is seconds and gigabytes for a body of a megabyte."""
+_MAX_MESSAGE: Final = 500
 
 
 class JsonDefinition:
@@ -41,13 +47,20 @@ class JsonDefinition:
         """Return if the event is valid. Fields that it does not have are absent, not null. Raises InvalidEventError."""
         document = {name: value for name, value in msgspec.structs.asdict(event).items() if value is not None}
         document[PAYLOAD] = payload_of(event)
-        if not self._validator.is_valid(document):
+        if self._validator.is_valid(document):
+            return
+        if len(event.payload) <= _SMALL and sum(map(event.payload.count, ",[{")) <= _FEW:
             refuse([_field_error(error) for error in self._validator.iter_errors(document)])
+        try:
+            self._validator.validate(document)
+        except jsonschema_rs.ValidationError as error:
+            refuse([_field_error(error)])
 
 
 def _field_error(error: Any) -> FieldError:
     path = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in error.instance_path)
-    return FieldError(path, error.message, "schema")
+    message = error.message
+    return FieldError(path, message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "…", "schema")
 
 
 def _refuse_reference(uri: str) -> NoReturn:

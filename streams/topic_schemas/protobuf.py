@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from streams.codecs import refuse_unknown_fields
 from streams.domain.envelope import Event
 from streams.domain.envelope_schema import PAYLOAD
 from streams.domain.errors import FieldError, InvalidEventError, InvalidSchemaError, MalformedEventError
@@ -27,6 +28,16 @@ from streams.topic_schemas.definition import payload_of
 
 _FILE: Final = "topic.proto"
 _COMPILE_S: Final = 10.0
+_STUMBLES: Final = (
+    DecodeError,
+    json_format.Error,
+    ValueError,  # a Timestamp out of its range
+    TypeError,  # an Any of a type that is not in the schema
+    AttributeError,  # an Any whose @type is no text
+    OverflowError,  # a whole number in a Value that no double holds
+    RecursionError,  # an Any within an Any, and so on: each is parsed by itself, past the limit of depth
+)
+"""What Protobuf's JSON raises of a stranger's data; its own errors are but some of it."""
 _TYPES: Final = {
     FieldDescriptor.TYPE_STRING: "string",
     FieldDescriptor.TYPE_INT64: "int64",
@@ -62,22 +73,22 @@ class ProtobufDefinition:
             return
         try:
             json_format.ParseDict(payload_of(event), self._payload(), descriptor_pool=self._pool)
-        except json_format.Error as exc:
+        except _STUMBLES as exc:
             raise InvalidEventError([FieldError(f"/{PAYLOAD}", str(exc), "schema")]) from exc
 
     def fields(self, data: bytes) -> Mapping[str, object]:
-        """The fields that a message has; its payload as JSON text. Raises MalformedEventError."""
+        """The fields that a message has; its payload as JSON text. Raises MalformedEventError, or InvalidEventError."""
         message = self._message()
         try:
             message.ParseFromString(data)
+            refuse_unknown_fields(message)
             found = {field.name: value for field, value in message.ListFields()}
             if self._payload is not None and PAYLOAD in found:
                 payload = json_format.MessageToDict(
                     found[PAYLOAD], preserving_proto_field_name=True, descriptor_pool=self._pool
                 )
                 found[PAYLOAD] = json.dumps(payload, ensure_ascii=False)
-        # The last two: a Timestamp out of its range, an Any of a type that is not in the schema.
-        except (DecodeError, json_format.Error, ValueError, TypeError) as exc:
+        except _STUMBLES as exc:
             raise MalformedEventError(f"not a Protobuf {self._message.DESCRIPTOR.full_name}: {exc}") from exc
         return found
 

@@ -13,7 +13,7 @@ from streams import schemas
 from streams.codecs import AvroCodec, is_event
 from streams.domain.envelope import Event
 from streams.domain.envelope_schema import SchemaKind
-from streams.domain.errors import IncompatibleSchemaError, InvalidSchemaError, UnavailableError
+from streams.domain.errors import IncompatibleSchemaError, InvalidSchemaError, PlatformError, UnavailableError
 from streams.registry import RegisteredSchema, SchemaRegistry
 from streams.topic_schemas.avro import AvroDefinition
 from streams.topic_schemas.definition import Definition
@@ -28,6 +28,8 @@ _COMPILERS: Final[dict[SchemaKind, Callable[[str], Definition]]] = {
     SchemaKind.PROTOBUF: ProtobufDefinition,
 }
 _MAX_VERSIONS: Final = 100
+_DOUBT_S: Final = 1.0
+"""How old a schema must be to be looked up again since an event was refused by it."""
 _DOCUMENTS: Final = (SchemaKind.JSON, SchemaKind.PROTOBUF)
 """The kinds that describe what clients send; the records in Kafka then have the schema `Event`."""
 
@@ -97,6 +99,25 @@ class TopicSchemas:
             self._checked_at[topic] = self._clock()
             self._look(topic)
         return known
+
+    def doubt(self, topic: str) -> None:
+        """Look the schema of a Kafka topic up again beside the caller: it has refused an event.
+
+        Another worker may have registered a version that takes it. Once in a second at most.
+        """
+        if topic in self._known and self._clock() - self._checked_at[topic] >= _DOUBT_S:
+            self._checked_at[topic] = self._clock()
+            self._look(topic)
+
+    async def renewed(self, topic: str) -> bool:
+        """Whether the look-up that is under way, if any, finds another schema than the one that is known."""
+        if (looking := self._looking.get(topic)) is None:
+            return False
+        known = self._known.get(topic)
+        try:
+            return await asyncio.shield(looking) is not known
+        except PlatformError:
+            return False
 
     async def register(self, topic: str, kind: SchemaKind, text: str) -> RegisteredSchema:
         """Make this the newest version of a topic's schema; neither need exist yet.

@@ -79,6 +79,8 @@ async def test_an_unknown_writer_schema_is_loaded_by_id_and_an_absent_one_is_sai
         (502, "", RegistryUnavailableError),
         (429, "slow down", RegistryUnavailableError),
         (200, "<html>", RegistryUnavailableError),
+        (200, b"<html>\xe4", RegistryUnavailableError),
+        (499, "{}", RegistryAccessError),
         (401, "", RegistryAccessError),
         (403, "{}", RegistryAccessError),
         (400, '{"error_code": 400, "message": "no"}', UnknownSchemaError),
@@ -89,7 +91,7 @@ async def test_an_answer_is_judged_by_its_status_whatever_is_in_it(status, body,
     """A proxy in front of the registry answers in HTML."""
 
     async def answer(_: web.Request) -> web.Response:
-        return web.Response(status=status, text=body)
+        return web.Response(status=status, body=body)
 
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", answer)

@@ -90,6 +90,21 @@ async def test_first_events_to_two_workers_at_once_create_one_topic_and_lose_not
     assert await registry.versions(f"events.{name}-value") == [1]
 
 
+async def test_whoever_asks_for_a_topic_right_after_its_creation_is_told_of_it(workers):
+    """Kafka answers the creation before its brokers know of the topic, and before its partitions have leaders."""
+    async with workers[0].client("topics:*") as client, workers[1].client("topics:read") as other:
+        for _ in range(5):
+            name = new_name()
+            async with client.post("/api/v1/topics", json={"name": name, "partitions": 8}) as response:
+                assert response.status == 201
+            async with client.get(f"/api/v1/topics/{name}") as response:
+                assert response.status == 200, await response.text()
+            for asking in (client, other):
+                async with asking.get("/api/v1/topics?limit=1000") as response:
+                    assert response.status == 200, await response.text()
+                    assert name in {each["name"] for each in (await response.json())["topics"]}
+
+
 async def test_a_topic_is_created_described_and_refused_the_second_time(workers):
     name = new_name()
     async with workers[0].client("topics:*", "events:write:*") as client:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
+from typing import Any, TypeVar
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.domain.newest_first import parse_cursor
+from streams.domain.newest_first import NewestFirst, parse_cursor
 from streams.domain.partitioning import partition_for
 from streams.kafka.consumer import Partition, Record, Span
 from streams.kafka.reader_pool import ReaderPool
@@ -57,6 +60,30 @@ def make_log(seed: int) -> Log:
 
 
 logs = st.integers(0, 2**32).map(make_log)
+SMALL = 300
+T = TypeVar("T")
+
+
+class LargeLog(Log):
+    """Events of all sizes, in batches of their own, as Kafka gives them; it counts what one question gets."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log._spans, [replace(r, value=b"v" * (hash((r.partition, r.offset)) % 97)) for r in log.log])
+        self.largest = max((len(r.value or b"") for r in self.log), default=0)
+        self.read_bytes = 0
+
+    async def read(self, spans):
+        async for records in super().read(spans):
+            for record in records:
+                self.read_bytes += len(record.value or b"")
+                yield [record]
+
+
+class SmallPages(NewestFirst[T]):
+    """Pages that are too large soon."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options, max_bytes=SMALL)
 
 
 async def pages(log, limit, wanted, since_ms):
@@ -87,6 +114,31 @@ def test_pages_hold_every_record_that_is_wanted_once_newest_first(log, limit, ke
     assert sorted(found, key=lambda r: (r.partition, r.offset)) == sorted(
         expected, key=lambda r: (r.partition, r.offset)
     )
+    assert [r.timestamp_ms for r in found] == sorted((r.timestamp_ms for r in found), reverse=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(log=logs.map(LargeLog), limit=st.integers(1, 50), key=st.none() | st.sampled_from(KEYS), slow=st.booleans())
+def test_a_page_is_bounded_in_bytes_whatever_is_older_and_comes_on_all_the_same(log, limit, key, slow):
+    async def run() -> list[Record]:
+        events = EventLog(ReaderPool(lambda: log, 1))
+        found: list[Record] = []
+        before = None
+        while True:
+            log.read_bytes = 0
+            within_s = 0.0 if slow else float("inf")
+            page = await events.newest(TOPIC, limit, RecordFilter(key, None), before=before, within_s=within_s)
+            assert log.read_bytes <= SMALL + (1 + len(log._spans)) * log.largest
+            found += page.items
+            if page.before is None:
+                return found
+            assert parse_cursor(page.before) != before
+            before = parse_cursor(page.before)
+
+    with mock.patch("web.latest.NewestFirst", SmallPages):
+        found = asyncio.run(run())
+    wanted = [r for r in log.log if key is None or r.key == key]
+    assert sorted((r.partition, r.offset) for r in found) == sorted((r.partition, r.offset) for r in wanted)
     assert [r.timestamp_ms for r in found] == sorted((r.timestamp_ms for r in found), reverse=True)
 
 

@@ -213,6 +213,15 @@ def test_a_secret_is_never_readable_by_others(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_the_addresses_are_those_of_the_settings():
+    addresses = dict(welcome.urls(Settings(web_port=16_066)))
+    assert addresses["docs"] == "http://127.0.0.1:16066/docs"
+    assert addresses["metrics"] == "http://127.0.0.1:16066/metrics"
+    assert addresses["tables"] == "http://127.0.0.1:16066/api/v1/tables"
+    # With a port of their own, they are nowhere else.
+    assert dict(welcome.urls(Settings(metrics_port=16_067)))["metrics"] == "http://127.0.0.1:16067/metrics"
+
+
 def test_the_curl_has_a_valid_event_and_no_token():
     command = welcome.curl(Settings(web_port=16_066), Path(".run/secrets/dev-token.header"), 1_700_000_000_000)
     arguments = shlex.split(command)

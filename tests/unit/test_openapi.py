@@ -129,6 +129,13 @@ def test_an_error_is_described_with_the_status_and_the_codes_that_it_has():
                 assert error.code in schema["allOf"][1]["properties"]["code"]["enum"]
 
 
+@pytest.mark.parametrize("operation_id", ["latestEvents", "eventRecord"])
+def test_questions_to_the_log_may_be_too_many(operation_id):
+    [operation] = [each for each in OPERATION_OBJECTS if each["operationId"] == operation_id]
+    schema = operation["responses"]["429"]["content"]["application/problem+json"]["schema"]
+    assert schema["allOf"][1]["properties"]["code"]["enum"] == ["overloaded", "rate_limited"]
+
+
 def test_every_error_is_told_of_by_an_operation_that_may_answer_with_it():
     told = {error for route in TABLE for error in possible_errors(route, OPERATIONS[operation_key(route)])}
     # Not answers to a request: of the start, of agents, and of a stream's end.

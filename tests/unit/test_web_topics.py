@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -54,6 +55,15 @@ async def test_a_topic_is_created_as_it_is_asked_for_with_its_schema_first():
         bad, good = EVENT | {"payload": {}}, EVENT | {"payload": {"order": "o", "lines": []}}
         assert (await g.post(json.dumps(bad), "orders")).status == 422
         assert (await g.post(json.dumps(good), "orders")).status == 201
+
+
+async def test_of_two_who_create_a_topic_at_once_the_one_that_is_refused_has_changed_nothing():
+    async with gateway() as g:
+        texts = [typed_avro(), typed_avro({"name": "currency", "type": "string", "default": "EUR"})]
+        new = [{"name": "orders", "schema": {"schema": text}} for text in texts]
+        statuses = [response.status for response in await asyncio.gather(*(post(g, TOPICS, each) for each in new))]
+        assert sorted(statuses) == [201, 409]
+        assert [each.text for each in g.registry.registered["events.orders-value"]] == [texts[statuses.index(201)]]
 
 
 async def test_what_is_not_given_is_as_the_settings_have_it():
@@ -125,6 +135,19 @@ async def test_a_name_that_is_taken_is_refused_also_where_kafka_alone_confuses_i
         await post(g, TOPICS, {"name": "platform.dlq"})
         response = await post(g, TOPICS, {"name": name})
         assert (response.status, (await problem_of(response))["code"]) == (409, "topic_exists")
+
+
+async def test_of_very_much_that_is_wrong_a_hundred_are_told():
+    async with gateway() as g:
+        body = {f"name{number}": 1 for number in range(50_000)}
+        for path in ("/api/v1/topics", "/api/v1/topics/iot/schema"):
+            response = await post(g, path, body)
+            assert response.status == 422
+            assert len((await problem_of(response))["errors"]) == 100
+        query = "&".join(f"a{number}=1" for number in range(1_000))
+        response = await g.client.get(f"/api/v1/topics?{query}", headers=g.headers())
+        assert response.status == 400
+        assert len((await problem_of(response))["errors"]) == 100
 
 
 async def test_a_schema_without_the_envelope_creates_no_topic_and_names_the_fields():
@@ -202,6 +225,25 @@ async def test_what_is_away_is_told_as_such():
         assert "events.a" not in g.admin.specs
         g.admin.fails = KafkaUnavailableError("away")
         assert (await problem_of(await get(g, TOPICS)))["code"] == "kafka_unavailable"
+
+
+async def test_what_cannot_be_read_creates_no_topic():
+    async with gateway(topic_creation="auto") as g:
+        for path, body, content_type, status in (
+            ("new", "{", "application/json", 400),
+            ("new", "{}", "application/json", 422),
+            ("new", json.dumps(EVENT), "text/plain", 415),
+            ("new/batch", "", "application/x-ndjson", 400),
+            ("new/batch", "[", "application/json", 400),
+            ("new/batch", json.dumps(EVENT), "text/plain", 415),
+        ):
+            response = await g.client.post(
+                f"/api/v1/events/{path}", data=body, headers=g.headers() | {"Content-Type": content_type}
+            )
+            assert response.status == status, await response.text()
+            assert "events.new" not in g.admin.specs
+        assert (await g.post(json.dumps(EVENT), "new")).status == 201
+        assert "events.new" in g.admin.specs
 
 
 async def test_a_first_event_creates_its_topic_only_where_settings_allow_and_up_to_the_limit():
