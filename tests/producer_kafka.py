@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, OutOfOrderSequenceNumber, ProducerClosed
 
 from streams.kafka.producer import EventProducer
+from streams.kafka.producer_stats import ProducerStats
+from streams.kafka.session import ProducerSession
 from streams.settings import Settings
 
 PARTITIONS = 2
@@ -119,12 +121,22 @@ class MemoryClient:
         self._closed = True
 
 
+class MemorySession(ProducerSession):
+    """The real session, with clients of another kind."""
+
+    def __init__(self, settings: Settings, stats: ProducerStats, new_client: Callable[[], Any]) -> None:
+        super().__init__(settings, stats)
+        self._new_client = new_client
+
+    async def _connect(self) -> Any:
+        return self._new_client()
+
+
 class MemoryKafkaProducer(EventProducer):
     """The real producer on such a broker."""
 
-    def __init__(self, settings: Settings, broker: MemoryBroker) -> None:
+    def __init__(
+        self, settings: Settings, broker: MemoryBroker, new_client: Callable[[MemoryBroker], Any] = MemoryClient
+    ) -> None:
         super().__init__(settings)
-        self._broker = broker
-
-    async def _connect(self) -> Any:
-        return MemoryClient(self._broker)
+        self._session = MemorySession(settings, self.stats, lambda: new_client(broker))

@@ -145,7 +145,7 @@ class MemoryProducer(EventProducer):
         self.hangs = False
         self.refuses: Callable[[OutgoingRecord], PlatformError | None] = lambda _: None
         self._is_started = True
-        self._connected.set()
+        self._session._connected.set()
 
     async def prepare(self, topics: Iterable[str], deadline: float = float("inf")) -> None:
         if self.fails is not None:

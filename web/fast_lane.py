@@ -41,6 +41,9 @@ from web.services import Services
 
 log = logging.getLogger(__name__)
 
+_LOOK_S: Final = 0.05
+"""How often is looked for requests at their deadline: a timer for each would cost as much as its validation."""
+
 _BEARER: Final = "Bearer "
 _MEANT_OTHERWISE: Final = (
     hdrs.CONTENT_ENCODING,
@@ -98,7 +101,30 @@ class FastLane:
         self._scope = scope
         self._targets: dict[str, _Target] = {}
         self._max_body_bytes = services.settings.max_body_bytes
+        self._waiting: dict[_Request, float] = {}
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_s = min(_LOOK_S, self.deadline_s / 10)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def expire_later(self, request: _Request, deadline: float) -> None:
+        """Have the request answered at its deadline (`perf_counter`), unless it is settled before."""
+        self._waiting[request] = deadline
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(self._look_s, self._look)
+
+    def is_settled(self, request: _Request) -> None:
+        """The request needs no deadline any more."""
+        self._waiting.pop(request, None)
+
+    def _look(self) -> None:
+        """Expire what has come to its deadline."""
+        self._looking = None
+        now = time.perf_counter()
+        for request in [request for request, deadline in self._waiting.items() if deadline <= now]:
+            del self._waiting[request]
+            request.expire()
+        if self._waiting and self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(self._look_s, self._look)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Go on with a request beside the caller."""
@@ -186,7 +212,6 @@ class _Request:
         "_size",
         "_submission",
         "_target",
-        "_timer",
     )
 
     _event: Event
@@ -200,7 +225,6 @@ class _Request:
         self._target = target
         self._path = path
         self._began = time.perf_counter()
-        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, claims: Claims, body: bytes, traceparent: str | None) -> None:
         """Read the event and hand it to Kafka. What is wrong with it is answered at once."""
@@ -231,15 +255,15 @@ class _Request:
         else:
             self._sending = sending
             sending.then(self._settle)
-            self._timer = asyncio.get_running_loop().call_later(lane.deadline_s, self._expire)
+            lane.expire_later(self, self._began + lane.deadline_s)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """The deadline has come: say what is known."""
         self._sending.give_up(self._settle)
         self._settle()
 
     def _settle(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._lane.is_settled(self)
         [outcome] = self._submission.outcomes()
         if isinstance(outcome, Stored):
             self._accept(outcome)

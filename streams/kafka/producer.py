@@ -23,10 +23,9 @@ from streams.domain.errors import (
     UnknownTopicError,
 )
 from streams.domain.partitioning import partition_for
-from streams.kafka.errors import translate, translated
+from streams.kafka.errors import translate
 from streams.kafka.lanes import Lane, Queued, give_up
 from streams.kafka.producer_stats import ProducerStats
-from streams.kafka.security import aiokafka_options
 from streams.kafka.sending import (
     MAX_DEAD_LETTER_BYTES,
     MAX_RECORD_BYTES,
@@ -36,6 +35,7 @@ from streams.kafka.sending import (
     Receipt,
     Sending,
 )
+from streams.kafka.session import CLOSE_S, ProducerSession
 from streams.settings import Settings
 
 __all__ = [
@@ -51,14 +51,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_MAX_BATCH_BYTES: Final = 131_072
-_CLOSE_S: Final = 10.0
 _METADATA_S: Final = 10.0
 """How long the number of a topic's partitions is believed."""
-_REQUEST_S: Final = 10.0
-_ANSWER_S: Final = _REQUEST_S + 2.0
-"""How long the answer may take which partitions a topic has: aiokafka ends by itself after `_REQUEST_S`, but never where
-the client is closed meanwhile."""
 _TOO_LARGE_S: Final = 60.0
 """How long a topic's limit is believed that was learned from a refusal: an operator may raise it."""
 _SILENT_S: Final = 5.0
@@ -75,17 +69,15 @@ class EventProducer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client: AIOKafkaProducer | None = None
-        self._connected = asyncio.Event()
+        self.stats = ProducerStats()
+        self._session = ProducerSession(settings, self.stats)
         self._is_started = False
-        self._replacing: asyncio.Task[None] | None = None
         self._linger_s = settings.kafka_linger_ms / 1000
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._filled: dict[Lane, None] = {}
         """Lanes with records that nobody sends yet, in order."""
         self._flushing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing: set[asyncio.Task[None]] = set()
         self._partitions: dict[str, tuple[int, float]] = {}
         self._asking: dict[str, asyncio.Task[int]] = {}
         self._too_large: dict[str, tuple[int, float]] = {}
@@ -93,15 +85,13 @@ class EventProducer:
         self._turn = 0
         self._heard_at = 0.0
         """When Kafka last acknowledged something, or had nothing to acknowledge."""
-        self.stats = ProducerStats()
         self.in_flight = 0
         self.bytes_in_flight = 0
 
     async def start(self) -> None:
         """Connect. Raises KafkaUnavailableError or KafkaAccessError."""
-        self._client = await self._connect()
+        await self._session.start()
         self._is_started = True
-        self._connected.set()
 
     async def stop(self) -> None:
         """Send what is queued, for as long as a request may take, then close."""
@@ -110,19 +100,13 @@ class EventProducer:
             self._flushing.cancel()
             self._flush()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
         left = [*self._tasks, *self._asking.values()]
-        if self._replacing is not None:
-            left.append(self._replacing)
         for task in left:
             task.cancel()
         if left:
-            await asyncio.wait(left, timeout=_CLOSE_S)
-        client, self._client = self._client, None
-        if client is not None:
-            await self._close(client)
-        for task in self._closing:
-            task.cancel()
+            await asyncio.wait(left, timeout=CLOSE_S)
+        await self._session.stop()
         for lane in self._lanes.values():
             self._let_go(lane.waiting)
             give_up(lane.waiting)
@@ -131,7 +115,7 @@ class EventProducer:
     @property
     def trouble(self) -> str | None:
         """Why it writes nothing, in words that anyone may read; None where it can, or has nothing to write."""
-        if self._is_started and not self._connected.is_set():
+        if self._is_started and not self._session.is_connected:
             return "it has no connection"
         silent_s = time.monotonic() - self._heard_at
         if self.in_flight and silent_s > _SILENT_S:
@@ -178,12 +162,7 @@ class EventProducer:
     def is_prepared(self, topic: str) -> bool:
         """Whether `prepare` would have nothing to ask."""
         known = self._partitions.get(topic)
-        return (
-            known is not None
-            and known[0] > 0
-            and self._is_started
-            and asyncio.get_running_loop().time() - known[1] < _METADATA_S
-        )
+        return known is not None and known[0] > 0 and self._is_started and time.monotonic() - known[1] < _METADATA_S
 
     def partition_of(self, topic: str, key: bytes) -> int | None:
         """Where a record with this key would go; None where its topic was deleted since it was prepared."""
@@ -262,11 +241,11 @@ class EventProducer:
         """The number of a topic's partitions: asked for once, then looked up again behind the back of those who ask."""
         loop = asyncio.get_running_loop()
         known = self._partitions.get(topic)
-        if known is not None and loop.time() - known[1] < _METADATA_S:
+        if known is not None and time.monotonic() - known[1] < _METADATA_S:
             return
         asking = self._asking.get(topic)
         if asking is None:
-            asking = self._asking[topic] = loop.create_task(self._ask(topic))
+            asking = self._asking[topic] = loop.create_task(self._session.count_partitions(topic))
             asking.add_done_callback(lambda done: self._asked(topic, done))
         if known is not None:
             return
@@ -279,28 +258,16 @@ class EventProducer:
         # Its callback may have its turn after us.
         self._asked(topic, asking)
 
-    async def _ask(self, topic: str) -> int:
-        await self._connected.wait()
-        if (client := self._client) is None:
-            raise KafkaUnavailableError("the producer has lost its connection")
-        with translated(f"write to {topic}"):
-            return len(await self._partitions_of(client, topic))
-
-    async def _partitions_of(self, client: AIOKafkaProducer, topic: str) -> set[int]:
-        async with asyncio.timeout(_ANSWER_S):
-            partitions: set[int] = await client.partitions_for(topic)
-            return partitions
-
     def _asked(self, topic: str, done: asyncio.Task[int]) -> None:
         self._asking.pop(topic, None)
         if done.cancelled():
             return
         error = done.exception()
         if error is None:
-            self._partitions[topic] = (done.result(), asyncio.get_running_loop().time())
+            self._partitions[topic] = (done.result(), time.monotonic())
         elif isinstance(error, UnknownTopicError):
             # It was deleted: known as such, until it is asked about again.
-            self._partitions[topic] = (0, asyncio.get_running_loop().time())
+            self._partitions[topic] = (0, time.monotonic())
 
     def _flush(self) -> None:
         """Let every lane send what it has: at once, so that one request to the broker takes all of them."""
@@ -316,8 +283,7 @@ class EventProducer:
     async def _drain(self, lane: Lane) -> None:
         try:
             while lane.waiting:
-                await self._connected.wait()
-                if (client := self._client) is not None:
+                if (client := await self._session.client()) is not None:
                     await self._send_batch(lane, client)
         finally:
             lane.is_busy = False
@@ -332,7 +298,7 @@ class EventProducer:
         if not packed:
             return
         try:
-            partitions = await self._partitions_of(client, lane.topic)
+            partitions = await self._session.partitions_of(client, lane.topic)
             if lane.partition not in partitions:
                 self._gone(lane, packed, len(partitions), KafkaUnavailableError(f"{lane.topic} was made anew"))
                 return
@@ -370,12 +336,12 @@ class EventProducer:
 
     def _gone(self, lane: Lane, packed: list[Queued], partitions: int, outcome: PlatformError) -> None:
         """A topic was deleted, or made anew with fewer partitions. Nothing was sent, so that the session goes on."""
-        self._partitions[lane.topic] = (partitions, asyncio.get_running_loop().time())
+        self._partitions[lane.topic] = (partitions, time.monotonic())
         self._failed(packed, outcome)
 
     def _refused(self, lane: Lane, packed: list[Queued], client: AIOKafkaProducer, error: Exception) -> None:
         # The refused batch has used up sequence numbers: the broker would refuse all that follow on its partition.
-        self._replace(client)
+        self._session.replace(client)
         known = isinstance(error, KafkaError | TimeoutError | OSError)
         outcome = translate(error, f"write to {lane.topic}") if known else PlatformError()
         if not known:
@@ -396,64 +362,6 @@ class EventProducer:
     def _let_go(self, records: Sequence[Queued]) -> None:
         self.in_flight -= len(records)
         self.bytes_in_flight -= sum(queued.size for queued in records)
-
-    def _replace(self, broken: AIOKafkaProducer) -> None:
-        if self._client is broken:
-            self._client = None
-            self._connected.clear()
-            self._replacing = asyncio.get_running_loop().create_task(self._reconnect(broken))
-
-    async def _reconnect(self, broken: AIOKafkaProducer) -> None:
-        log.warning("a batch failed for good: the producer starts a new session")
-        await self._close(broken)
-        policy = self._settings.retry_policy()
-        failures = 0
-        while self._client is None:
-            try:
-                self._client = await self._connect()
-            except PlatformError as exc:  # refused credentials too: they may be rotated under a running worker
-                failures += 1
-                log.warning("the producer cannot connect, trying again: %s", exc)
-                await asyncio.sleep(policy.ceiling_s(failures))
-        self._connected.set()
-
-    async def _connect(self) -> AIOKafkaProducer:
-        client = AIOKafkaProducer(
-            **aiokafka_options(self._settings),
-            client_id=self._settings.app_id,
-            acks="all",
-            enable_idempotence=True,
-            # Records have lingered here already.
-            linger_ms=0,
-            max_batch_size=_MAX_BATCH_BYTES,
-            max_request_size=MAX_DEAD_LETTER_BYTES,
-            request_timeout_ms=int(_REQUEST_S * 1000),
-            # So that a topic which is given more partitions is soon written to in all of them.
-            metadata_max_age_ms=20_000,
-        )
-        with translated(f"connect to Kafka at {self._settings.kafka_bootstrap_servers}"):
-            try:
-                await client.start()
-            except BaseException:
-                await client.stop()
-                raise
-        self.stats.sessions += 1
-        return client
-
-    async def _close(self, client: AIOKafkaProducer) -> None:
-        """Close a client. While Kafka is away, that goes on beside the caller: a client not closed would stay for ever."""
-        closing = asyncio.get_running_loop().create_task(self._end(client))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-        done, _ = await asyncio.wait({closing}, timeout=_CLOSE_S)
-        if not done:
-            log.warning("the producer has not closed within %g s", _CLOSE_S)
-
-    async def _end(self, client: AIOKafkaProducer) -> None:
-        try:
-            await client.stop()
-        except KafkaError as exc:
-            log.warning("the producer did not close in order: %r", exc)
 
 
 def _receipt(outcome: Outcome | None, too_late: str) -> Receipt:

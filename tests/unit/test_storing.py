@@ -13,7 +13,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from streams.codecs import HEADER_BYTES, AvroCodec
 from streams.domain.errors import KafkaUnavailableError, RecordRejectedError, UnknownTopicError
 from streams.domain.partitioning import partition_for
-from streams.kafka import producer as producer_module
+from streams.kafka import session
 from streams.kafka.lanes import Lane, Queued
 from streams.kafka.sending import OutgoingRecord, Sending
 from streams.settings import Settings
@@ -159,7 +159,7 @@ async def test_a_topic_that_has_lost_partitions_ends_no_session(monkeypatch, lef
 @pytest.mark.parametrize("is_known", [False, True])
 async def test_a_question_to_a_client_that_is_closed_meanwhile_is_asked_again(monkeypatch, is_known):
     """aiokafka never answers it."""
-    monkeypatch.setattr(producer_module, "_ANSWER_S", 0.05)
+    monkeypatch.setattr(session, "_ANSWER_S", 0.05)
     silent = not is_known
 
     async def partitions_for(self, topic):
@@ -180,7 +180,7 @@ async def test_a_question_to_a_client_that_is_closed_meanwhile_is_asked_again(mo
 
 
 async def test_a_client_that_closes_slowly_is_closed_in_the_end(monkeypatch):
-    monkeypatch.setattr(producer_module, "_CLOSE_S", 0.05)
+    monkeypatch.setattr(session, "CLOSE_S", 0.05)
     broker = MemoryBroker(faults=["lost"])
     kafka_is_back = asyncio.Event()
     closed = []
@@ -191,11 +191,7 @@ async def test_a_client_that_closes_slowly_is_closed_in_the_end(monkeypatch):
             await super().stop()
             closed.append(self)
 
-    class Producer(MemoryKafkaProducer):
-        async def _connect(self):
-            return SlowClient(broker)
-
-    async with running(broker, Producer(Settings(), broker)) as (producer, _):
+    async with running(broker, MemoryKafkaProducer(Settings(), broker, SlowClient)) as (producer, _):
         with pytest.raises(KafkaUnavailableError):
             await producer.send(record("a"), 5)
         # By a new session, though the old one is not closed yet.

@@ -89,7 +89,7 @@ async def test_trouble_of_the_producer_or_of_live_streams_is_told_once_it_lasts(
         assert (await g.client.get("/health/ready")).status == 200
         if check == "producer":
             # As after a batch that failed for good, until there is a new session.
-            g.producer._connected.clear()
+            g.producer._session._connected.clear()
             detail = "it has no connection"
         else:
             g.hub.trouble = detail = "kafka_unavailable"
