@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deploy.local.paths import ROOT
 from tests.served_gateway import Served
-from web.openapi import openapi_document
+from web.describe.openapi import openapi_document
 from web.problems import CONTENT_TYPE
 from web.routes import routes
 

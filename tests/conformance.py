@@ -17,8 +17,8 @@ from streams.kafka.batching import Source
 from tables.browsing import Place, cursor
 from tests.strategies import events
 from tests.web_gateway import SCHEMA_ID
-from web.incoming import SCHEMA_ID as SCHEMA_ID_HEADER
-from web.openapi import openapi_document
+from web.describe.openapi import openapi_document
+from web.publish.incoming import SCHEMA_ID as SCHEMA_ID_HEADER
 from web.routes import routes
 
 UNSAYABLE = ("createTopic", "evolveTopicSchema")

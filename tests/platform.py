@@ -21,7 +21,7 @@ from deploy.local.readiness import answers, job_runs
 from streams.kafka.consumer import Record, open_reader
 from streams.settings import ENV_PREFIX, Settings
 from tests.stack import LocalServer, free_ports
-from web.auth import make_token
+from web.security.auth import make_token
 
 BIN = Path(sys.executable).parent
 

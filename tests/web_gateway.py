@@ -33,10 +33,10 @@ from streams.topic_schemas.store import TopicSchemas
 from tests.memory_log import MemoryLog
 from tests.memory_tables import MemoryTables
 from tests.strategies import NOW_MS
-from web.auth import Authenticator, load_or_create_secret, make_token
+from web.http.server import Runner
 from web.installation import mount
-from web.metrics import Metrics
-from web.server import Runner
+from web.observe.metrics import Metrics
+from web.security.auth import Authenticator, load_or_create_secret, make_token
 from web.services import Services
 
 SECRET = "a key for tests, of 32 bytes or so"

@@ -12,7 +12,7 @@ __all__ = ["install"]
 
 def install(app: StreamsApp) -> None:
     """Put our routes, and authentication in front of every route, into the app's web server. Connects nothing."""
-    # Here, not above: `web.auth` serves the commands as well, and needs none of this.
+    # Here, not above: `web.security.auth` serves the commands as well, and needs none of this.
     from web.installation import install_into
 
     install_into(app)

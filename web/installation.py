@@ -14,28 +14,28 @@ from streams.redriving import redrive_writer
 from streams.storing import EventStore
 from tables.dead_letters import letters_by_reason
 from tables.here import table_view
-from web.aggregates import Aggregates
-from web.asyncapi import asyncapi_document, topic_schemas
-from web.auth import Authenticator
-from web.cors import Cors
-from web.dead_letters import DeadLetters
-from web.documents import Documents
-from web.fast_lane import FAST_LANE, FastLane
-from web.health import Health
-from web.metrics import Metrics
-from web.metrics_page import MetricsPage
-from web.metrics_port import MetricsPort
+from web.browse.dead_letters import DeadLetters
+from web.browse.tables import Tables
+from web.describe.asyncapi import asyncapi_document, topic_schemas
+from web.describe.documents import Documents
+from web.describe.openapi import openapi_document
+from web.http.metrics_port import MetricsPort
+from web.http.server import Runner
+from web.live.websocket import Live
 from web.middleware import Middleware
-from web.openapi import openapi_document
-from web.publishing import Publishing
-from web.rate_limits import RateLimits
-from web.reading import Reading
+from web.observe.health import Health
+from web.observe.metrics import Metrics
+from web.observe.metrics_page import MetricsPage
+from web.publish.fast_lane import FAST_LANE, FastLane
+from web.publish.publishing import Publishing
+from web.read.aggregates import Aggregates
+from web.read.reading import Reading
 from web.routes import PREFIX, TOPICS_READ, WRITE, Handlers, Route, metrics_port_routes, routes
-from web.server import Runner
+from web.security.auth import Authenticator
+from web.security.cors import Cors
+from web.security.rate_limits import RateLimits
 from web.services import Services
-from web.tables import Tables
 from web.topics import Topics
-from web.websocket import Live
 
 
 def install_into(app: StreamsApp) -> None:

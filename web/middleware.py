@@ -12,14 +12,14 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from streams.domain.errors import PlatformError
-from web.auth import Authenticator, bearer_token
-from web.claims import CLAIMS
-from web.cors import Cors
 from web.errors import DeadlineExceededError, InvalidRequestError, SlowBodyError, UnknownSigningKeyError
-from web.metrics import Metrics
+from web.observe.metrics import Metrics
 from web.problems import http_problem, problem
-from web.rate_limits import RateLimits
 from web.routes import ADMIN, Route
+from web.security.auth import Authenticator, bearer_token
+from web.security.claims import CLAIMS
+from web.security.cors import Cors
+from web.security.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 

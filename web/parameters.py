@@ -25,7 +25,7 @@ TIME_TEXT: Final = {"type": "string", "format": "date-time"}
 
 @dataclass(frozen=True, slots=True)
 class Query(Generic[T]):
-    """A query parameter. Declare it beside the handler that reads it; `web.operations` names the same object."""
+    """A query parameter. Declare it beside the handler that reads it; `web.describe.operations` names the same object."""
 
     name: str
     description: str

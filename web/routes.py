@@ -8,15 +8,15 @@ from typing import Final
 
 from aiohttp import web
 
-from web.aggregates import Aggregates
-from web.dead_letters import DeadLetters
-from web.documents import Documents
-from web.health import Health
-from web.publishing import Publishing
-from web.reading import Reading
-from web.tables import Tables
+from web.browse.dead_letters import DeadLetters
+from web.browse.tables import Tables
+from web.describe.documents import Documents
+from web.live.websocket import Live
+from web.observe.health import Health
+from web.publish.publishing import Publishing
+from web.read.aggregates import Aggregates
+from web.read.reading import Reading
 from web.topics import Topics
-from web.websocket import Live
 
 PREFIX: Final = "/api/v1"
 WRITE: Final = "events:write:{topic}"

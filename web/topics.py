@@ -23,7 +23,7 @@ from streams.domain.errors import (
 from streams.domain.naming import TOPIC_PATTERN, api_topic
 from streams.event_topics import TopicSummary
 from streams.registry import RegisteredSchema
-from web.body import read_body
+from web.http.body import read_body
 from web.json_body import decoded
 from web.negotiation import JSON
 from web.parameters import Parameters, integer, text

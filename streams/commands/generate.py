@@ -15,7 +15,7 @@ from streams.generators.options import KINDS, Via, parse_options
 from streams.generators.rates import Pattern
 from streams.generators.run import run_generator
 from streams.kafka.producer import EventProducer, OutgoingRecord
-from web.auth import load_or_create_secret, make_token
+from web.security.auth import load_or_create_secret, make_token
 
 _TOKEN_TTL_S: Final = 7 * 86_400
 _SEND_DEADLINE_S: Final = 10.0

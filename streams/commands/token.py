@@ -10,7 +10,7 @@ from faust.cli import AppCommand, option
 from streams.commands.running import plain_errors
 from streams.faust_app import app
 from streams.generators.options import parse_duration
-from web.auth import load_or_create_secret, make_token
+from web.security.auth import load_or_create_secret, make_token
 
 
 @app.command(

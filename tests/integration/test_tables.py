@@ -15,7 +15,7 @@ import pytest
 from yarl import URL
 
 from tests.platform import eventually, two_workers
-from web.workers import key_path
+from web.read.workers import key_path
 
 COUNT = 500
 

@@ -24,10 +24,10 @@ from streams.hub import Hub
 from streams.kafka.consumer import Record
 from tests.memory_log import TOPIC, MemoryLog
 from tests.web_gateway import make_record, make_services, make_settings
-from web.metrics import Metrics
-from web.records import RecordFilter
-from web.stream_messages import StreamFormat
-from web.websocket import Live, Outlet, Wishes
+from web.live.stream_messages import StreamFormat
+from web.live.websocket import Live, Outlet, Wishes
+from web.observe.metrics import Metrics
+from web.read.records import RecordFilter
 
 KEYS = ("d1", "d2")
 ROOM = 2

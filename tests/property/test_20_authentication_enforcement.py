@@ -31,8 +31,8 @@ from streams.domain.errors import AuthenticationError
 from streams.faust_app import create_app
 from tests.strategies import json_values
 from tests.web_gateway import SECRET, Server, make_settings
-from web.auth import LEEWAY_S, REQUIRED_CLAIMS, Authenticator, Claims, bearer_token
 from web.errors import InvalidTokenError
+from web.security.auth import LEEWAY_S, REQUIRED_CLAIMS, Authenticator, Claims, bearer_token
 
 OPEN = {
     prefix + path

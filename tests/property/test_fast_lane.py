@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streams.domain.errors import KafkaAccessError, KafkaUnavailableError, OverloadedError, RecordRejectedError
 from tests.strategies import documents
 from tests.web_gateway import EVENT, Gateway, gateway
-from web.fast_lane import FastLane
+from web.publish.fast_lane import FastLane
 
 ORDINARY = "application/json; charset=utf-8"
 """With a parameter, a request is not plain."""

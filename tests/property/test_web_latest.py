@@ -16,8 +16,8 @@ from streams.domain.partitioning import partition_for
 from streams.kafka.consumer import Partition, Record, Span
 from streams.kafka.reader_pool import ReaderPool
 from tests.web_gateway import MemoryReader
-from web.latest import EventLog
-from web.records import RecordFilter
+from web.read.latest import EventLog
+from web.read.records import RecordFilter
 
 TOPIC = "events.iot"
 KEYS = [b"a", b"b", b"c", b"d", b"e"]
@@ -135,7 +135,7 @@ def test_a_page_is_bounded_in_bytes_whatever_is_older_and_comes_on_all_the_same(
             assert parse_cursor(page.before) != before
             before = parse_cursor(page.before)
 
-    with mock.patch("web.latest.NewestFirst", SmallPages):
+    with mock.patch("web.read.latest.NewestFirst", SmallPages):
         found = asyncio.run(run())
     wanted = [r for r in log.log if key is None or r.key == key]
     assert sorted((r.partition, r.offset) for r in found) == sorted((r.partition, r.offset) for r in wanted)

@@ -12,7 +12,7 @@ from streams import schemas
 from streams.domain.envelope_schema import SchemaKind
 from streams.domain.naming import AGGREGATES, DLQ, INGRESS, LATE
 from tests.web_gateway import gateway, problem_of
-from web.asyncapi import AVRO, TopicSchema, asyncapi_document
+from web.describe.asyncapi import AVRO, TopicSchema, asyncapi_document
 
 OFFICIAL = ROOT / "tests" / "asyncapi" / "asyncapi-3.0.0.schema.json"
 OWN_SCHEMA = json.dumps({"type": "record", "name": "Reading", "fields": [{"name": "event_id", "type": "string"}]})

@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 from streams.domain.errors import RecordRejectedError
 from streams.kafka.sending import Receipt, Sending
 from tests.web_gateway import EVENT, gateway
-from web.fast_lane import FastLane
+from web.publish.fast_lane import FastLane
 
 PATH = "/api/v1/events/iot"
 

@@ -18,9 +18,9 @@ from streams.kafka.producer_stats import BATCH_RECORDS_BOUNDS, ProducerStats
 from tests.memory_tables import MemoryTables
 from tests.platform import eventually
 from tests.web_gateway import EVENT, gateway, make_services
-from web.group_lag import FIRST, GroupLagWatch
-from web.metrics import DURATION_BOUNDS_S, Metrics
-from web.metrics_page import MetricsPage
+from web.observe.group_lag import FIRST, GroupLagWatch
+from web.observe.metrics import DURATION_BOUNDS_S, Metrics
+from web.observe.metrics_page import MetricsPage
 
 KINDS = {"counter", "gauge", "histogram"}
 OTHERS = {"kafka_consumergroup_lag"}

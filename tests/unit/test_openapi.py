@@ -14,13 +14,13 @@ from openapi_spec_validator import validate
 from streams.domain.errors import PlatformError
 from tests.web_gateway import EVENT as EVENT_EXAMPLE
 from tests.web_gateway import gateway
-from web.docs_page import SECURITY_POLICY, docs_page
+from web.describe.docs_page import SECURITY_POLICY, docs_page
+from web.describe.openapi import described, openapi_document, operation_key, possible_errors
+from web.describe.operations import OPERATIONS
+from web.describe.operations.event_body import EVENT
+from web.describe.schemas import type_schemas
 from web.errors import PROBLEMS
-from web.openapi import described, openapi_document, operation_key, possible_errors
-from web.operations import OPERATIONS
-from web.operations.event_body import EVENT
 from web.routes import OPEN, PREFIX, routes
-from web.schemas import type_schemas
 
 TABLE = routes(MagicMock())
 DOCUMENT = openapi_document(TABLE)

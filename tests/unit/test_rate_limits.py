@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from streams.domain.errors import OverloadedError
 from streams.domain.rate_limit import TokenBucket
 from tests.web_gateway import gateway, make_settings, problem_of
-from web import rate_limits
-from web.admission import BodyAdmission
-from web.auth import Claims
 from web.errors import RateLimitedError
-from web.rate_limits import RateLimits
+from web.http.admission import BodyAdmission
+from web.security import rate_limits
+from web.security.auth import Claims
+from web.security.rate_limits import RateLimits
 
 
 class Clock:

@@ -14,8 +14,8 @@ from streams.domain.naming import AGGREGATES
 from streams.kafka.batching import Phase, Source
 from tests.memory_tables import OWN_URL
 from tests.web_gateway import gateway, problem_of
-from web.aggregates import RoutedResults
-from web.workers import ROUTED
+from web.read.aggregates import RoutedResults
+from web.read.workers import ROUTED
 
 MINUTE = 60_000
 FIRST, SECOND = Source(AGGREGATES, 0), Source(AGGREGATES, 1)
@@ -213,7 +213,7 @@ async def test_a_part_that_leaves_meanwhile_does_not_answer_half(monkeypatch):
             del tables.statuses[SECOND]
             return []
 
-        monkeypatch.setattr("web.aggregates.query_windows", leaves)
+        monkeypatch.setattr("web.read.aggregates.query_windows", leaves)
         assert "reassigned" in (await get(g, status=503))["detail"]
 
 

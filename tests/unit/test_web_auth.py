@@ -13,9 +13,9 @@ import pytest
 
 from streams.domain.errors import AuthenticationError, ConfigurationError, PermissionDeniedError
 from tests.web_gateway import SECRET, gateway, make_settings, problem_of
-from web import auth
-from web.auth import LEEWAY_S, Authenticator, Claims, bearer_token, load_or_create_secret, make_token
 from web.errors import InvalidTokenError
+from web.security import auth
+from web.security.auth import LEEWAY_S, Authenticator, Claims, bearer_token, load_or_create_secret, make_token
 
 NOW = 1_750_000_000.0
 LONG_SECRET = SECRET * 2

@@ -17,7 +17,7 @@ from streams.domain.validation import EventRules, event_from_fields
 from streams.kafka.producer import EventProducer
 from tests.strategies import NOW_MS
 from tests.web_gateway import EVENT, SCHEMA_ID, STORED_AT, gateway, problem_of
-from web import turns
+from web.publish import turns
 
 NDJSON = "application/x-ndjson"
 PATH = "/api/v1/events/iot/batch"

@@ -13,8 +13,8 @@ from aiohttp import ClientResponse
 from backports import zstd
 
 from tests.web_gateway import EVENT, Gateway, gateway, problem_of
-from web.body import inflate
 from web.errors import BodyTooLargeError, CompressionRatioError, InvalidRequestError
+from web.http.body import inflate
 
 BODY = json.dumps(EVENT).encode()
 LIMIT = 1_048_576

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.web_gateway import gateway, make_settings, problem_of
-from web.cors import ALLOWED_HEADERS, origin_allowed
-from web.reading import UNREADABLE
+from web.read.reading import UNREADABLE
+from web.security.cors import ALLOWED_HEADERS, origin_allowed
 
 APP = "https://app.example.com"
 OTHER = "https://other.example.com"

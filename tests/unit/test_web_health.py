@@ -10,7 +10,7 @@ import pytest
 from streams.domain.errors import KafkaAccessError, KafkaUnavailableError, RegistryUnavailableError
 from streams.kafka.batching import Phase, Source
 from tests.web_gateway import gateway
-from web.health import Lasting, Probe
+from web.observe.health import Lasting, Probe
 
 CHECKS = ("startup", "kafka", "registry", "producer", "live", "tables", "agents")
 
@@ -84,7 +84,7 @@ async def test_an_agent_that_is_held_is_told_at_once_without_its_insides():
 
 @pytest.mark.parametrize("check", ["producer", "live"])
 async def test_trouble_of_the_producer_or_of_live_streams_is_told_once_it_lasts(check, monkeypatch):
-    monkeypatch.setattr("web.health.PATIENCE_S", 0.0)
+    monkeypatch.setattr("web.observe.health.PATIENCE_S", 0.0)
     async with gateway() as g:
         assert (await g.client.get("/health/ready")).status == 200
         if check == "producer":
@@ -121,12 +121,16 @@ async def test_kafka_that_hangs_makes_it_not_ready_soon():
 
 
 async def test_readiness_is_logged_when_it_changes_and_only_then(caplog):
-    caplog.set_level("INFO", "web.health")
+    caplog.set_level("INFO", "web.observe.health")
     async with gateway() as g:
         for waiting in (None, None, "Kafka", "Kafka", None):
             g.state.waiting_for = waiting
             await g.client.get("/health/ready")
-    assert [record.levelname for record in caplog.records if record.name == "web.health"] == ["INFO", "WARNING", "INFO"]
+    assert [record.levelname for record in caplog.records if record.name == "web.observe.health"] == [
+        "INFO",
+        "WARNING",
+        "INFO",
+    ]
 
 
 class TestProbe:

@@ -18,10 +18,10 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from streams.domain.errors import ConfigurationError, UnavailableError
 from tests.web_gateway import SECRET, gateway, make_settings, problem_of
-from web import key_ring
-from web.auth import Authenticator, load_or_create_secret
 from web.errors import InvalidTokenError, UnknownSigningKeyError
-from web.jwks import MAX_DOCUMENT_BYTES, MAX_KEYS, JwksError, parse_jwks
+from web.security import key_ring
+from web.security.auth import Authenticator, load_or_create_secret
+from web.security.jwks import MAX_DOCUMENT_BYTES, MAX_KEYS, JwksError, parse_jwks
 
 ALL = ("RS256", "ES256", "EdDSA")
 RSA = rsa.generate_private_key(65_537, 2_048)

@@ -18,7 +18,7 @@ from streams.domain.errors import KafkaUnavailableError
 from streams.schemas import event_pb2
 from tests.strategies import NOW_MS
 from tests.web_gateway import SCHEMA_ID, gateway, make_record, problem_of
-from web.reading import UNREADABLE
+from web.read.reading import UNREADABLE
 
 PATH = "/api/v1/events/iot/latest"
 

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 import web
 from streams.faust_app import create_app
 from tests.web_gateway import make_settings, problem_of
-from web.auth import load_or_create_secret, make_token
+from web.security.auth import load_or_create_secret, make_token
 
 OPEN = {
     prefix + path

@@ -17,8 +17,8 @@ import web as gateway_package
 from streams.domain.errors import ConfigurationError
 from streams.faust_app import create_app
 from tests.web_gateway import Server, gateway, make_settings
-from web import server
-from web.server import MAX_FIELD_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINE_BYTES, Connection, Runner
+from web.http import server
+from web.http.server import MAX_FIELD_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINE_BYTES, Connection, Runner
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST" + GET[3:]
@@ -365,7 +365,7 @@ class TestSecondPort:
 
 
 class TestWhatWeStandOn:
-    """Names of aiohttp and Faust that are not public. Where one is gone, look at `web.server` before all else."""
+    """Names of aiohttp and Faust that are not public. Where one is gone, look at `web.http.server` before all else."""
 
     def test_aiohttp_has_the_names_that_are_used(self):
         assert {"_waiter", "_keepalive_handle", "_payload_parser"} <= set(web_protocol.RequestHandler.__slots__)

@@ -22,7 +22,7 @@ from streams.kafka.batching import Phase, Source
 from tests.memory_tables import OWN_URL
 from tests.web_gateway import gateway, problem_of
 from web.negotiation import prefers_html
-from web.workers import key_path
+from web.read.workers import key_path
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 SCRIPT = "<script>alert('x')</script>\"&\u202e"
@@ -224,7 +224,7 @@ class TestKeys:
                 del tables.statuses[IOT1]
                 raise ZeroDivisionError("closed")
 
-            monkeypatch.setattr("web.tables.page", leaves)
+            monkeypatch.setattr("web.browse.tables.page", leaves)
             assert (await get(g, "/state", 503))["code"] == "unavailable"
 
 
@@ -305,7 +305,7 @@ class TestKey:
             assert int(response.headers["Retry-After"]) >= 1
 
     async def test_what_was_known_of_partitions_serves_while_kafka_is_away(self, monkeypatch):
-        monkeypatch.setattr("web.placement._COUNTS_TTL_S", 0.0)
+        monkeypatch.setattr("web.read.placement._COUNTS_TTL_S", 0.0)
         async with worker() as (g, tables):
             tables.fails = KafkaUnavailableError("10.0.0.7")
             assert (await get(g, "/state/iot%2Fnobody", 503))["code"] == "kafka_unavailable"

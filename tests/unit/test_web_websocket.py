@@ -21,8 +21,8 @@ from streams.codecs import parse
 from streams.domain.errors import RegistryUnavailableError, UnavailableError, UnknownTopicError
 from streams.schemas import event_pb2
 from tests.web_gateway import gateway, make_record, problem_of
-from web import websocket
-from web.websocket import SUBPROTOCOL, TOKEN_EXPIRED, TOPIC_GONE
+from web.live import websocket
+from web.live.websocket import SUBPROTOCOL, TOKEN_EXPIRED, TOPIC_GONE
 
 PATH = "/api/v1/stream/iot"
 UPGRADE = {

@@ -30,7 +30,7 @@ from deploy.local.progress import Step
 from deploy.local.readiness import answers
 from streams.domain.naming import event_topic
 from streams.settings import Settings
-from web.auth import make_token
+from web.security.auth import make_token
 
 _START_S: Final = 60.0
 _GRACE_S: Final = 60.0

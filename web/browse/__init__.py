@@ -1,0 +1,1 @@
+"""Pages of tables and dead letters, in JSON and as HTML."""

@@ -1,0 +1,1 @@
+"""The server below the application: connections, bodies, bounds, and a second port."""

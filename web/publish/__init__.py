@@ -1,0 +1,1 @@
+"""Publishing: one event, a batch, a dry run; and the short way of the commonest request."""

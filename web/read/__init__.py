@@ -1,0 +1,1 @@
+"""Reading: the newest events, one record, closed windows; and asking other workers."""
