@@ -54,6 +54,13 @@ class FieldProblem(msgspec.Struct):
     code: str
 
 
+class DeadLetterPlace(msgspec.Struct, gc=False):
+    """Where in `platform.dlq` a record is that Kafka would not take."""
+
+    partition: int
+    offset: int
+
+
 class ProblemDocument(msgspec.Struct, omit_defaults=True):
     """An error (RFC 9457). Some have members of their own besides."""
 
@@ -70,6 +77,12 @@ class ProblemDocument(msgspec.Struct, omit_defaults=True):
     """Whether the very same request may succeed later."""
     errors: list[FieldProblem] | None = None
     """Everything that is wrong with the body or the query."""
+    reasons: list[str] | None = None
+    """Why the registry refuses a schema."""
+    dead_letter: DeadLetterPlace | None = None
+    """Where an event is kept that Kafka will never take."""
+    results: list[dict[str, Any]] | None = None
+    """What became of each record of a batch of which none was stored: as in its answer."""
 
 
 def problem(error: PlatformError, instance: str, **members: Any) -> web.Response:

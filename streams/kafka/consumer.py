@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
 from streams.domain.errors import KafkaUnavailableError, UnavailableError, UnknownTopicError
+from streams.kafka.batching import internals
 from streams.kafka.errors import translated
 from streams.kafka.security import aiokafka_options
 from streams.settings import Settings
@@ -121,15 +122,7 @@ class LogReader:
             # would wait for ever: leave it the moment that it needs.
             await asyncio.sleep(_SETTLE_S)
             with translated("close the reader"):
-                try:
-                    await consumer.stop()
-                except asyncio.CancelledError:
-                    # It may be that of a fetch of aiokafka's own, which waits after an error: while Kafka is away,
-                    # stop() would end there, before it closes anything.
-                    await consumer._client.close()  # noqa: SLF001
-                    task = asyncio.current_task()
-                    if task is not None and task.cancelling():
-                        raise
+                await internals.stop(consumer)
 
     async def partitions(self, topics: Iterable[str]) -> list[Partition]:
         """Every partition of the topics. Raises UnknownTopicError for one that does not exist."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 
 from streams.domain.errors import PlatformError
+
+log = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES: Final = 1_048_576
 """The broker's default `message.max.bytes`; a larger record is refused before it is queued."""
@@ -86,7 +89,11 @@ class Sending:
         if not self._left:
             then, self._then = self._then, []
             for go_on in then:
-                go_on()
+                try:
+                    go_on()
+                except Exception:
+                    # A bug of one who waits must not cost those behind it their outcome.
+                    log.exception("what comes after a record's outcome failed")
 
     def then(self, go_on: Callable[[], None]) -> None:
         """Call this when every outcome is known, which is not yet. It waits like those who call `settled`."""

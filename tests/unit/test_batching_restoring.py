@@ -15,7 +15,7 @@ from streams.domain.state import TypeTotal
 from streams.kafka.batching import MemoryStore, Source, Table
 from streams.kafka.batching.restoring import Part, Restorer, _apply
 from streams.kafka.batching.tables import changelog_key
-from tests.batching_kafka import Entry, Kafka, Process, away, run, until, use
+from tests.batching_kafka import Entry, FakeLogConsumer, Kafka, Process, away, run, until, use
 
 TABLE = Table("totals", TypeTotal)
 LOG = "changelog"
@@ -110,6 +110,31 @@ def test_a_store_that_is_ahead_of_its_changelog_is_read_anew(caplog):
 
     run(go())
     assert "shorter than what is stored" in caplog.text
+
+
+def test_a_consumer_that_ends_with_a_cancellation_of_its_own_ends_nobody_else(monkeypatch):
+    """aiokafka's stop() lets out that of a fetch which waits after an error."""
+    closed = []
+
+    class Connections:
+        async def close(self) -> None:
+            closed.append(1)
+
+    async def stop(self: FakeLogConsumer) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(FakeLogConsumer, "stop", stop)
+    monkeypatch.setattr(FakeLogConsumer, "_client", Connections(), raising=False)
+
+    async def go() -> None:
+        kafka = Kafka()
+        write(kafka, A, "k", 1)
+        store = CountingStore()
+        await restored(kafka, {A: store})
+        assert rows(store) == {"k": 1}
+        assert closed
+
+    run(go())
 
 
 def test_an_empty_changelog_is_complete_at_once():

@@ -201,3 +201,17 @@ async def test_a_client_that_closes_slowly_is_closed_in_the_end(monkeypatch):
         await asyncio.sleep(0.05)
         assert len(closed) == 1
     assert len(closed) == 2
+
+
+async def test_a_bug_of_one_who_waits_costs_nobody_else_their_outcome(caplog):
+    sending = Sending(1)
+    seen = []
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    sending.then(fail)
+    sending.then(lambda: seen.append(1))
+    sending.settle(0, KafkaUnavailableError("away"))
+    assert seen == [1]
+    assert "a bug" in caplog.text

@@ -7,7 +7,7 @@ import msgspec
 from streams.domain.errors import InvalidEventError, PlatformError
 from streams.storing import Buried, Stored
 from web.errors import problem_of
-from web.problems import FieldProblem, field_problems
+from web.problems import DeadLetterPlace, FieldProblem, field_problems
 
 
 class Accepted(msgspec.Struct, gc=False):
@@ -24,13 +24,6 @@ class Accepted(msgspec.Struct, gc=False):
     schema_id: int
     duplicate: bool
     """Whether this is the receipt of an earlier request: the event was stored then, and not again."""
-
-
-class DeadLetterPlace(msgspec.Struct, gc=False):
-    """Where in `platform.dlq` a record is that Kafka would not take."""
-
-    partition: int
-    offset: int
 
 
 class Result(msgspec.Struct, omit_defaults=True, gc=False):

@@ -7,6 +7,7 @@ which changes one fails there, and not at night in production. After reading wha
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import sys
@@ -102,6 +103,20 @@ def last_stable_offset(consumer: AIOKafkaConsumer, source: Any) -> int | None:
     """The same of the last stable offset: up to there records can be read, if only committed ones are."""
     state = _state(consumer, source)
     return None if state is None else state.lso
+
+
+async def stop(consumer: AIOKafkaConsumer) -> None:
+    """Close a consumer. While Kafka is away, its `stop` may end before that, with the cancellation of a fetch of its own.
+
+    That is no cancellation of the caller.
+    """
+    try:
+        await consumer.stop()
+    except asyncio.CancelledError:
+        await consumer._client.close()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
 
 
 async def abandon(producer: AIOKafkaProducer) -> None:

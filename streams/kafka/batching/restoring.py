@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from streams.kafka.batching import internals
 from streams.kafka.batching.batch import Source
 from streams.kafka.batching.tables import Store, Table, parse_changelog_key
 
@@ -106,7 +107,7 @@ class Restorer:
         finally:
             # aiokafka's stop() may hang right after a change of assignment.
             await asyncio.sleep(_SETTLE_S)
-            await consumer.stop()
+            await internals.stop(consumer)
 
     async def _ends(self, logs: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         # High watermarks, not stable offsets: where another part's transaction is open, wait until it has ended.
@@ -116,7 +117,7 @@ class Restorer:
             ends: Mapping[TopicPartition, int] = await consumer.end_offsets(logs)
             return ends
         finally:
-            await consumer.stop()
+            await internals.stop(consumer)
 
     async def _apply_all(
         self,

@@ -40,7 +40,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
                 ),
             ),
         ),
-        description="They are read from the log itself, so every worker answers alike. `Accept` decides the form.",
+        description=(
+            "They are read from the log itself, so every worker answers alike. `Accept` decides the form. The header `Link` has"
+            " the next page, where there is one; `X-Streams-Unreadable` says how many are left out of Avro and Protobuf."
+        ),
         query=LATEST_QUERY,
         errors=(*REGISTRY_ERRORS, NotAcceptableError, OverloadedError),
     ),
