@@ -55,10 +55,17 @@ class _UncertainError(UnavailableError):
     """No answer, or one that leaves open whether the event is stored."""
 
 
+class _Receipt(msgspec.Struct, frozen=True, gc=False):
+    """What is read of the answer to an event that is stored."""
+
+    duplicate: bool = False
+
+
 class _Answer(msgspec.Struct, frozen=True, gc=False):
     status: int
     problem: _Problem = _Problem()
     text: str = ""
+    duplicate: bool = False
 
 
 def base_url(settings: Settings) -> URL:
@@ -144,7 +151,7 @@ class HttpSink:
                 status = response.status
                 body = await response.read()
                 if status == HTTPStatus.CREATED:
-                    return _Answer(status)
+                    return _Answer(status, duplicate=_is_duplicate(body))
                 retry_after = response.headers.get("Retry-After")
         except aiohttp.ClientConnectorError as exc:
             # Nothing was sent.
@@ -185,6 +192,14 @@ class HttpSink:
             raise AbandonedError
 
 
+def _is_duplicate(body: bytes) -> bool:
+    try:
+        return msgspec.json.decode(body, type=_Receipt).duplicate
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # As below.
+        return False
+
+
 def _problem(body: bytes) -> _Problem:
     try:
         return msgspec.json.decode(body, type=_Problem)
@@ -210,9 +225,10 @@ def _judge(emission: Emission, answer: _Answer, retries: int, uncertain: bool) -
             and (not broken or (error.code, error.path) in broken)
         )
     if as_wanted:
-        return Outcome(verdict, retries, uncertain)
+        # After an attempt whose fate is unknown it may be the receipt of that one: then it is stored, once.
+        return Outcome(verdict, retries, uncertain, repeated=answer.duplicate and not uncertain)
     surprise = (
         f"{emission.intent} {emission.event_type} {emission.event_id} should get {wanted};"
         f" the answer was {answer.status} {answer.text}".rstrip()
     )
-    return Outcome(verdict, retries, uncertain, surprise)
+    return Outcome(verdict, retries, uncertain, surprise=surprise)

@@ -17,6 +17,7 @@ COLUMNS: Final = (
     "late",
     "duplicates",
     "accepted",
+    "repeated",
     "rejected",
     "failed",
     "retries",

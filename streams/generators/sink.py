@@ -30,6 +30,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How many attempts followed the first."""
     uncertain: bool = False
     """Whether the fate of some attempt is unknown: the event may be stored once more than counted."""
+    repeated: bool = False
+    """Whether it was accepted as one that is stored already, and not stored again."""
     surprise: str | None = None
     """Where the answer is not what the intent asks for: both, in words."""
     fatal: PlatformError | None = None

@@ -83,6 +83,8 @@ class MinuteTotals:
     """The distinct ones that came on time: what a window of that minute must hold."""
     late: int = 0
     duplicates: int = 0
+    repeated: int = 0
+    """Accepted, and not stored again: the receiver has known them."""
 
 
 @dataclass(slots=True)
@@ -94,6 +96,7 @@ class TopicTotals:
     invalid_by_code: Counter[str] = field(default_factory=Counter)
     invalid_by_reason: Counter[str] = field(default_factory=Counter)
     invalid_by_fault: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
     retries: int = 0
     uncertain: int = 0
     surprises: int = 0
@@ -112,6 +115,7 @@ class TopicTotals:
             "late": self.intents[Intent.LATE],
             "duplicates": self.intents[Intent.DUPLICATE],
             "accepted": self.verdicts[Verdict.ACCEPTED],
+            "repeated": self.repeated,
             "rejected": self.verdicts[Verdict.REJECTED],
             "failed": self.verdicts[Verdict.FAILED],
             "retries": self.retries,
@@ -171,6 +175,7 @@ class Totals:
             topic = self.topics[emission.topic] = TopicTotals()
         topic.intents[emission.intent] += 1
         topic.verdicts[outcome.verdict] += 1
+        topic.repeated += outcome.repeated
         topic.retries += outcome.retries
         topic.uncertain += outcome.uncertain
         if (error := emission.error) is not None:
@@ -178,7 +183,7 @@ class Totals:
             topic.invalid_by_reason[error.reason] += 1
             topic.invalid_by_fault[error.fault] += 1
         elif outcome.verdict is Verdict.ACCEPTED:
-            self._add_to_minute(emission)
+            self._add_to_minute(emission, repeated=outcome.repeated)
         if outcome.surprise is not None:
             topic.surprises += 1
             if len(self.examples) < MAX_EXAMPLES:
@@ -205,13 +210,14 @@ class Totals:
                     "on_time": minute.on_time.as_json(),
                     "late": minute.late,
                     "duplicates": minute.duplicates,
+                    "repeated": minute.repeated,
                 }
                 for (topic, event_type, start_ms), minute in sorted(self._minutes.items())
             ],
             "surprise_examples": list(self.examples),
         }
 
-    def _add_to_minute(self, emission: Emission) -> None:
+    def _add_to_minute(self, emission: Emission, *, repeated: bool) -> None:
         start_ms = emission.event_time_ms // MINUTE_MS * MINUTE_MS
         identity = (emission.topic, emission.event_type, start_ms)
         minute = self._minutes.get(identity)
@@ -222,6 +228,7 @@ class Totals:
                 self._newest = start_ms
                 self._seal()
         minute.accepted.add(emission.value, emission.user_id)
+        minute.repeated += repeated
         if emission.intent is Intent.VALID:
             minute.on_time.add(emission.value, emission.user_id)
         elif emission.intent is Intent.LATE:

@@ -49,6 +49,8 @@ class FakePlatform:
         self._at_once = 0
         self.tokens = set()
         self.delay_s = 0.0
+        self.remembers = False
+        """Whether it knows an event by its id, as a worker does."""
 
     async def ready(self, request):
         self.not_ready -= 1
@@ -81,8 +83,10 @@ class FakePlatform:
             self.rejected[exc.code] += 1
             errors = [{"path": e.path, "message": e.message, "code": e.code} for e in exc.errors]
             return problem(422 if exc.code == "invalid_event" else 400, exc.code, errors=errors)
-        self.accepted.append((request.match_info["topic"], event))
-        return web.json_response({"event_id": event.event_id}, status=201)
+        known = self.remembers and event.event_id in {known.event_id for _, known in self.accepted}
+        if not known:
+            self.accepted.append((request.match_info["topic"], event))
+        return web.json_response({"event_id": event.event_id, "duplicate": known}, status=201)
 
 
 def problem(status, code, headers=None, **more):
@@ -131,6 +135,16 @@ async def test_the_totals_are_what_the_platform_holds(platform):
     assert by_reason == platform.rejected
     assert (totals.surprises, totals.failed, totals.retries) == (0, 0, 0)
     assert platform.tokens == {f"Bearer {TOKEN}"}
+
+
+async def test_what_is_known_already_is_counted_as_not_stored_again(platform):
+    platform.remembers = True
+    document = (await run(platform)).as_json()
+    topics = document["topics"].values()
+    assert sum(t["repeated"] for t in topics) == sum(t["duplicates"] for t in topics) > 30
+    assert sum(t["accepted"] - t["repeated"] for t in topics) == len(platform.accepted)
+    minutes = document["minutes"]
+    assert sum(m["repeated"] for m in minutes) == sum(m["duplicates"] for m in minutes)
 
 
 async def test_each_minute_has_the_count_sum_bounds_and_users_of_its_accepted_events(platform):

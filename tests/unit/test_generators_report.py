@@ -50,6 +50,7 @@ def test_json_has_the_counts_and_the_minutes(totals):
             "late": 1,
             "duplicates": 1,
             "accepted": 3,
+            "repeated": 0,
             "rejected": 2,
             "failed": 1,
             "retries": 2,
@@ -70,6 +71,7 @@ def test_json_has_the_counts_and_the_minutes(totals):
             "on_time": {"count": 1, "sum": 1.5, "min": 1.5, "max": 1.5, "distinct_users": 1},
             "late": 1,
             "duplicates": 1,
+            "repeated": 0,
         }
     ]
     assert set(document) == {
