@@ -236,7 +236,7 @@ def _problem(status: HTTPStatus, errors: Sequence[type[PlatformError]], *, html:
     if html:
         content[HTML] = {"schema": {"type": "string"}}
     response: Schema = {
-        "description": "; ".join(dict.fromkeys(problem_of_type(error).title for error in errors)),
+        "description": "; ".join(sorted({problem_of_type(error).title for error in errors})),
         "content": content,
     }
     if headers := _problem_headers(status, errors):
