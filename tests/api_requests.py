@@ -121,7 +121,7 @@ def assert_documented(operation: Operation, response: httpx.Response) -> None:
         assert name in response.headers, (response.status_code, name)
         if header["schema"]["type"] == "integer":
             assert int(response.headers[name]) >= header["schema"].get("minimum", 0)
-    if media_type.endswith("json"):
+    if media_type == "application/json" or media_type.endswith("+json"):
         schema = {**answer["content"][media_type]["schema"], "components": DOCUMENT["components"]}
         jsonschema_rs.validator_for(schema).validate(response.json())
     if media_type == CONTENT_TYPE:
