@@ -18,6 +18,7 @@ from streams.domain.errors import (
     TooManyRecordsError,
     UnsupportedFormatError,
 )
+from streams.domain.headers import media_type
 from streams.domain.telling import Telling
 from streams.domain.validation import EventRules, event_from_fields, event_from_json
 
@@ -37,7 +38,7 @@ class BatchFormat(StrEnum):
     @classmethod
     def of(cls, content_type: str) -> BatchFormat:
         """The format of a Content-Type, its parameters ignored. Raises UnsupportedFormatError."""
-        name = content_type.partition(";")[0].strip().lower()
+        name = media_type(content_type)
         try:
             return cls(_OTHER_NAMES.get(name, name))
         except ValueError:

@@ -28,6 +28,7 @@ import msgspec
 
 from streams.domain.envelope import Event
 from streams.domain.errors import FieldError, InvalidEventError, MalformedEventError
+from streams.domain.headers import media_type
 from streams.domain.validation import EventRules, event_from_fields
 
 HEADER_PREFIX: Final = "ce-"
@@ -210,7 +211,7 @@ def _own_faults(found: _Attributes) -> Iterable[FieldError]:
         if not value:
             yield FieldError(f"/{name}", "required", "required")
     content_type = found.datacontenttype
-    if content_type is not None and not _JSON_TYPE.fullmatch(content_type.partition(";")[0].strip().lower()):
+    if content_type is not None and not _JSON_TYPE.fullmatch(media_type(content_type)):
         yield FieldError("/datacontenttype", "expected a JSON type, such as application/json", "invalid_type")
     if found.data_base64 is not None and bytes(found.data) != b"null":
         yield FieldError("/data_base64", "data and data_base64 exclude each other", "invalid_type")

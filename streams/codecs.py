@@ -25,6 +25,7 @@ from streams.domain.avro_bounds import check_bounded
 from streams.domain.dead_letters import DeadLetter
 from streams.domain.envelope import Event
 from streams.domain.errors import FieldError, InvalidEventError, MalformedEventError, UnsupportedFormatError
+from streams.domain.headers import media_type
 from streams.domain.validation import EventRules, event_from_fields, event_from_json
 from streams.schemas import event_pb2
 
@@ -55,7 +56,7 @@ class Format(StrEnum):
     @classmethod
     def of(cls, content_type: str) -> Format:
         """The format of a Content-Type, its parameters ignored. Raises UnsupportedFormatError."""
-        name = content_type.partition(";")[0].strip().lower()
+        name = media_type(content_type)
         try:
             return cls(_OTHER_NAMES.get(name, name))
         except ValueError:

@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 import msgspec
 
-from streams.codecs import HEADER_BYTES, AvroCodec, unframe
+from streams.codecs import HEADER_BYTES, AvroCodec
 from streams.domain.dead_letters import bury
 from streams.domain.errors import (
     IdempotencyConflictError,
@@ -112,11 +112,6 @@ class Submission:
     def sending(self) -> Sending | None:
         """What is to be waited for, of one event."""
         return self._promises[0].pending
-
-    @property
-    def schema_id(self) -> int:
-        """The schema that the first record is written with."""
-        return unframe((self.offers[0].record.value or b"")[:HEADER_BYTES])[0]
 
     def outcomes(self) -> list[Outcome]:
         """What became of each, as far as is known now. Ask once."""

@@ -156,10 +156,10 @@ class MemoryProducer(EventProducer):
     def partition_of(self, topic: str, key: bytes) -> int | None:
         return 1 if self._partitions[topic][0] else None
 
-    def submit(self, records: Sequence[OutgoingRecord], *, must_go: bool = False) -> Sending:
+    def submit(self, records: Sequence[OutgoingRecord]) -> Sending:
         if self.fails is not None:
             raise self.fails
-        sending = Sending(len(records), must_go=must_go)
+        sending = Sending(len(records))
         if not self.hangs:
             loop = asyncio.get_running_loop()
             for index, record in enumerate(records):

@@ -12,7 +12,8 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from streams.domain.errors import PlatformError
-from web.errors import DeadlineExceededError, InvalidRequestError, SlowBodyError, UnknownSigningKeyError
+from web.errors import InvalidRequestError, UnknownSigningKeyError
+from web.http.body import too_late
 from web.observe.metrics import Metrics
 from web.problems import http_problem, problem
 from web.routes import ADMIN, Route
@@ -116,7 +117,7 @@ class Middleware:
         if isinstance(error, PlatformError):
             return problem(error, instance)
         if expired and isinstance(error, TimeoutError):
-            return problem(self._too_late(request), instance)
+            return problem(too_late(request, self._deadline_s), instance)
         if request.transport is None or request.transport.is_closing():
             return problem(InvalidRequestError("the connection was lost"), instance)
         resource = request.match_info.route.resource
@@ -127,11 +128,6 @@ class Middleware:
         assert self._cors is not None
         self._cors.mark(request, response)
         return response
-
-    def _too_late(self, request: web.Request) -> PlatformError:
-        if not request.content.is_eof():
-            return SlowBodyError(self._deadline_s)
-        return DeadlineExceededError(self._deadline_s)
 
 
 def _token(request: web.Request, route: Route | None) -> str:

@@ -20,6 +20,7 @@ from streams.domain.errors import (
     UnknownTopicError,
     UnsupportedFormatError,
 )
+from streams.domain.headers import media_type
 from streams.domain.naming import TOPIC_PATTERN, api_topic
 from streams.event_topics import TopicSummary
 from streams.registry import RegisteredSchema
@@ -237,7 +238,7 @@ class Topics:
 
     async def _body(self, request: web.Request) -> bytes:
         content_type = request.headers.get(hdrs.CONTENT_TYPE, JSON)
-        if content_type.partition(";")[0].strip().lower() != JSON:
+        if media_type(content_type) != JSON:
             raise UnsupportedFormatError(content_type, (Format.JSON,))
         return await read_body(request, self._services.settings.max_body_bytes)
 

@@ -42,6 +42,11 @@ def event_headers(event: Event, content_type: str, ingested_at_ms: int, tracepar
     return headers
 
 
+def media_type(content_type: str) -> str:
+    """The media type of a Content-Type, without its parameters, in lower case (RFC 9110, section 8.3.1)."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def header(headers: Sequence[tuple[str, bytes | None]], name: str) -> str | None:
     """The last value of a header (the one that counts, by Kafka's convention), None where there is none.
 

@@ -133,18 +133,10 @@ class EventProducer:
         await sending.settled(deadline)
         return _receipt(sending.outcomes[0], f"no acknowledgement from {record.topic} within {deadline_s:g} s")
 
-    async def deliver(self, record: OutgoingRecord) -> Receipt:
-        """Write one record and wait, without a deadline, until it is acknowledged or has failed. Raises as `send`."""
-        sending = await self.begin([record], must_go=True)
-        await sending.settled()
-        return _receipt(sending.outcomes[0], "not settled")
-
-    async def begin(
-        self, records: Sequence[OutgoingRecord], deadline: float = float("inf"), *, must_go: bool = False
-    ) -> Sending:
+    async def begin(self, records: Sequence[OutgoingRecord], deadline: float = float("inf")) -> Sending:
         """`prepare` and `submit`, in one."""
         await self.prepare({record.topic for record in records}, deadline)
-        return self.submit(records, must_go=must_go)
+        return self.submit(records)
 
     async def prepare(self, topics: Iterable[str], deadline: float = float("inf")) -> None:
         """Learn what must be known of topics before records are submitted to them.
@@ -169,7 +161,7 @@ class EventProducer:
         count = self._partitions[topic][0]
         return partition_for(key, count) if count else None
 
-    def submit(self, records: Sequence[OutgoingRecord], *, must_go: bool = False) -> Sending:
+    def submit(self, records: Sequence[OutgoingRecord]) -> Sending:
         """Take records over, and return where their outcomes will be. The order within a partition is kept.
 
         Their topics are prepared. Raises OverloadedError where there is no room for all of them, or
@@ -180,7 +172,7 @@ class EventProducer:
             raise KafkaUnavailableError("the producer is not connected")
         sizes = [record.bytes for record in records]
         self._check_room(len(sizes), sum(sizes))
-        sending = Sending(len(sizes), must_go=must_go)
+        sending = Sending(len(sizes))
         # Ours, and in the receipt too: one clock for all partitions.
         now = time.time()
         timestamp_ms = int(now * 1000)

@@ -60,13 +60,11 @@ class Sending:
     taken back.
     """
 
-    __slots__ = ("_left", "_then", "must_go", "outcomes")
+    __slots__ = ("_left", "_then", "outcomes")
 
-    def __init__(self, count: int, *, must_go: bool = False) -> None:
+    def __init__(self, count: int) -> None:
         self.outcomes: list[Outcome | None] = [None] * count
         """In the order of the records; None while it is not known."""
-        self.must_go = must_go
-        """Whether the records are sent though nobody waits for them."""
         self._left = count
         self._then: list[Callable[[], None]] = []
 
@@ -78,7 +76,7 @@ class Sending:
     @property
     def is_wanted(self) -> bool:
         """Whether the records are still to be sent."""
-        return self.must_go or bool(self._then)
+        return bool(self._then)
 
     def settle(self, index: int, outcome: Outcome) -> None:
         """The outcome of a record is known; the first one counts."""

@@ -239,8 +239,8 @@ async def test_an_event_of_a_batch_that_is_half_stored_is_answered_in_time(taken
     async with connected(request_deadline_s=0.6) as (g, reader, writer):
         sendings = []
 
-        def submit(records, *, must_go=False):
-            sendings.append(Sending(len(records), must_go=must_go))
+        def submit(records):
+            sendings.append(Sending(len(records)))
             return sendings[-1]
 
         def half():

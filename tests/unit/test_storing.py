@@ -104,7 +104,8 @@ async def test_who_asks_for_a_topic_while_the_producer_stops_is_told_so(monkeypa
 
 async def test_a_record_that_cannot_be_encoded_spoils_none_of_its_batch():
     lane = Lane(TOPIC, 0)
-    sending = Sending(3, must_go=True)
+    sending = Sending(3)
+    sending.then(lambda: None)
     for index, headers in enumerate([(), (("\udcff", b""),), ()]):
         lane.waiting.append(Queued(OutgoingRecord(TOPIC, b"k", b"v", headers), 2, 0, sending, index))
     packed, dropped = lane.pack(BatchBuilder(131_072, 0))

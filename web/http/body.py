@@ -12,7 +12,15 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from backports import zstd
 
-from web.errors import BodyTooLargeError, CompressionRatioError, InvalidRequestError, UnsupportedEncodingError
+from streams.domain.errors import PlatformError
+from web.errors import (
+    BodyTooLargeError,
+    CompressionRatioError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    SlowBodyError,
+    UnsupportedEncodingError,
+)
 from web.http.expectations import ask_for_body
 
 ENCODINGS: Final = ("gzip", "deflate", "zstd", "identity")
@@ -28,6 +36,11 @@ _WINDOW: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23
 _IDENTITY: Final = "identity"
 _OTHER_NAMES: Final = {"x-gzip": "gzip"}
 """RFC 9110, section 8.4.1.3."""
+
+
+def too_late(request: web.Request, deadline_s: float) -> PlatformError:
+    """What is told where a request was not done within its deadline (seconds): by whom it was held up."""
+    return DeadlineExceededError(deadline_s) if request.content.is_eof() else SlowBodyError(deadline_s)
 
 
 async def read_body(request: web.Request, limit: int, max_ratio: int = MAX_RATIO) -> bytes:

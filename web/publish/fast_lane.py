@@ -34,7 +34,7 @@ from web.observe.metrics import Metrics
 from web.problems import problem
 from web.publish.incoming import IDEMPOTENCY_KEY, EventIds
 from web.publish.publishing import SEND_SHARE
-from web.publish.publishing_answers import Accepted, dead_letter_place
+from web.publish.publishing_answers import accepted, dead_letter_place
 from web.security.auth import Authenticator, Claims
 from web.security.rate_limits import RateLimits
 from web.services import Services
@@ -288,19 +288,9 @@ class _Request:
             self._refuse(outcome)
 
     def _accept(self, outcome: Stored) -> None:
-        event, receipt = self._event, outcome.receipt
         topic = self._target.topic
         self._lane.metrics.accepted(topic, 1, self._size)
-        answer = Accepted(
-            event.event_id,
-            topic,
-            receipt.partition,
-            receipt.offset,
-            event.timestamp,
-            receipt.timestamp_ms,
-            self._submission.schema_id,
-            outcome.duplicate,
-        )
+        answer = accepted(topic, self._event, outcome, self._submission.offers[0].record)
         self._answer(HTTPStatus.CREATED, created(msgspec.json.encode(answer), _VARY if self._lane.varies else b""))
 
     def _refuse(self, error: Exception, **members: object) -> None:

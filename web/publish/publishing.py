@@ -12,25 +12,24 @@ from aiohttp import hdrs, web
 
 from streams import avro_event
 from streams.batches import BatchFormat
-from streams.codecs import HEADER_BYTES, unframe
+from streams.codecs import HEADER_BYTES
 from streams.domain.envelope import Event
 from streams.domain.errors import InvalidEventError, PlatformError, UnavailableError, UnknownTopicError
 from streams.domain.naming import api_topic, event_topic
 from streams.domain.telling import Telling
 from streams.storing import Buried, Offer, Outcome, Stored
-from web.errors import DeadlineExceededError, SlowBodyError
 from web.http.admission import BodyAdmission
-from web.http.body import read_body
+from web.http.body import read_body, too_late
 from web.negotiation import JSON
 from web.observe.metrics import Metrics
 from web.problems import problem
 from web.publish.incoming import EventIds, Incoming, batch_format, content_type_of, offer, read_many, read_one
 from web.publish.publishing_answers import (
-    Accepted,
     BatchAnswer,
     Result,
     ValidationAnswer,
     Verdict,
+    accepted,
     dead_letter_place,
     failed_result,
     invalid_verdict,
@@ -89,17 +88,7 @@ class Publishing:
             self._metrics.refused(topic, outcome.error)
             return problem(outcome.error, request.rel_url.raw_path, dead_letter=dead_letter_place(outcome))
         self._metrics.accepted(topic, 1, size)
-        receipt = outcome.receipt
-        answer = Accepted(
-            event.event_id,
-            topic,
-            receipt.partition,
-            receipt.offset,
-            event.timestamp,
-            receipt.timestamp_ms,
-            _schema_id(record.value),
-            outcome.duplicate,
-        )
+        answer = accepted(topic, event, outcome, record)
         return web.Response(status=201, content_type=JSON, body=msgspec.json.encode(answer))
 
     async def publish_batch(self, request: web.Request) -> web.Response:
@@ -143,9 +132,7 @@ class Publishing:
         except TimeoutError as exc:
             if not timer.expired():
                 raise
-            if not request.content.is_eof():
-                raise SlowBodyError(self._deadline_s) from exc
-            raise DeadlineExceededError(self._deadline_s) from exc
+            raise too_late(request, self._deadline_s) from exc
 
     def _known(self, request: web.Request) -> str | None:
         """The topic of a request that failed early, if there is such a topic: labels of metrics must be bounded."""
@@ -309,7 +296,3 @@ def _batch_answer(
 
 def _id(event: Event | InvalidEventError) -> str | None:
     return event.event_id if isinstance(event, Event) else None
-
-
-def _schema_id(value: bytes | None) -> int:
-    return unframe((value or b"")[:HEADER_BYTES])[0]

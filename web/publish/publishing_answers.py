@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from streams.codecs import HEADER_BYTES, unframe
+from streams.domain.envelope import Event
 from streams.domain.errors import InvalidEventError, PlatformError
+from streams.kafka.sending import OutgoingRecord
 from streams.storing import Buried, Stored
 from web.errors import problem_of
 from web.problems import DeadLetterPlace, FieldProblem, field_problems
@@ -24,6 +27,22 @@ class Accepted(msgspec.Struct, gc=False):
     schema_id: int
     duplicate: bool
     """Whether this is the receipt of an earlier request: the event was stored then, and not again."""
+
+
+def accepted(topic: str, event: Event, outcome: Stored, record: OutgoingRecord) -> Accepted:
+    """The answer to an event that is on disk, written as this record."""
+    receipt = outcome.receipt
+    schema_id, _ = unframe((record.value or b"")[:HEADER_BYTES])
+    return Accepted(
+        event.event_id,
+        topic,
+        receipt.partition,
+        receipt.offset,
+        event.timestamp,
+        receipt.timestamp_ms,
+        schema_id,
+        outcome.duplicate,
+    )
 
 
 class Result(msgspec.Struct, omit_defaults=True, gc=False):
